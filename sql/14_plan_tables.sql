@@ -1,0 +1,90 @@
+-- DURABLE. What a run intends to do and what it must not do: SIPs, rebalances, risk limits.
+set local search_path = public, pg_temp;
+
+create table sip_plan (
+  user_id bigint not null,
+  run_id bigint not null,
+  sip_id bigint not null,
+  symbol text not null,
+  amount money_amount not null,
+  frequency text not null,
+  start_date date not null,
+  roll text not null default 'NEXT',
+  catch_up text not null default 'ONCE',
+  end_date date,
+  instalments int,
+  step_up_percent numeric(9,4),
+  step_up_amount money_amount,
+  step_up_every int,
+  whole_units boolean not null default false,
+  paused boolean not null default false,
+  next_slot int not null default 0,
+  residual money_amount not null default 0,
+  constraint sip_plan_pkey primary key (user_id, run_id, sip_id),
+  constraint sip_plan_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
+  constraint sip_plan_amount_is_positive check (amount > 0),
+  constraint sip_plan_frequency_is_known check (frequency in ('DAILY', 'WEEKLY', 'MONTHLY', 'QUARTERLY')),
+  constraint sip_plan_roll_is_known check (roll in ('NEXT', 'PREVIOUS', 'SKIP')),
+  constraint sip_plan_catch_up_is_known check (catch_up in ('ONCE', 'EACH', 'SKIP')),
+  constraint sip_plan_dates_are_real
+    check (start_date between '1900-01-01' and '2299-12-31' and end_date between start_date and '2299-12-31'),
+  constraint sip_plan_instalments_are_positive check (instalments > 0),
+  constraint sip_plan_steps_up_one_way check (step_up_percent is null or step_up_amount is null),
+  constraint sip_plan_step_up_has_a_period
+    check ((step_up_every is null) = (step_up_percent is null and step_up_amount is null)),
+  constraint sip_plan_step_up_is_positive check (step_up_every > 0 and (step_up_percent > 0 and step_up_percent < 10000 or step_up_amount > 0)),
+  constraint sip_plan_slot_and_residual_are_not_negative check (next_slot >= 0 and residual >= 0)
+) with (fillfactor = 80);
+comment on table sip_plan is 'A systematic investment plan: buy amount of symbol at every slot. Slot k''s date is a pure function of start_date, frequency and k.';
+comment on column sip_plan.next_slot is 'The first slot that has not ended.';
+comment on column sip_plan.residual is 'whole_units: money left from the last slots, added to the next.';
+
+create table rebalance_plan (
+  user_id bigint not null,
+  run_id bigint not null,
+  plan_id bigint not null,
+  frequency text not null,
+  start_date date not null,
+  band numeric(22,20),
+  next_slot int not null default 0,
+  constraint rebalance_plan_pkey primary key (user_id, run_id, plan_id),
+  constraint rebalance_plan_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
+  constraint rebalance_plan_frequency_is_known check (frequency in ('DAILY', 'WEEKLY', 'MONTHLY', 'QUARTERLY')),
+  constraint rebalance_plan_date_is_real check (start_date between '1900-01-01' and '2299-12-31'),
+  constraint rebalance_plan_band_is_a_share check (band >= 0 and band <= 1),
+  constraint rebalance_plan_slot_is_not_negative check (next_slot >= 0)
+) with (fillfactor = 80);
+comment on table rebalance_plan is 'Trade to target weights at every slot. band: trade only what is further than this share of equity from its target.';
+
+create table target_weight (
+  user_id bigint not null,
+  run_id bigint not null,
+  plan_id bigint not null,
+  symbol text not null,
+  weight numeric(22,20) not null,
+  constraint target_weight_pkey primary key (user_id, run_id, plan_id, symbol),
+  constraint target_weight_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
+  constraint target_weight_of_plan foreign key (user_id, run_id, plan_id) references rebalance_plan on delete cascade,
+  constraint target_weight_is_a_share check (weight >= 0 and weight <= 1)
+);
+comment on table target_weight is 'Share of equity that a rebalance gives a symbol; what is left of 1 stays in cash.';
+
+create table risk_limit (
+  user_id bigint not null,
+  run_id bigint not null,
+  max_position unit_quantity,
+  max_order_value money_amount,
+  constraint risk_limit_pkey primary key (user_id, run_id),
+  constraint risk_limit_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
+  constraint risk_limit_is_not_negative check (max_position >= 0 and max_order_value >= 0)
+);
+comment on table risk_limit is 'Limits of a run: units held per symbol, value of one order. Null = no limit.';
+
+create table forbidden_symbol (
+  user_id bigint not null,
+  run_id bigint not null,
+  symbol text not null,
+  constraint forbidden_symbol_pkey primary key (user_id, run_id, symbol),
+  constraint forbidden_symbol_of_run foreign key (user_id, run_id) references strategy_run on delete cascade
+);
+comment on table forbidden_symbol is 'Symbols that the run may not trade.';

@@ -1,0 +1,110 @@
+-- CODE, from here on: dropped and rebuilt in one transaction, at any moment, while sessions are ticking.
+-- Refusals, the run's lock, and the few helpers that everything stands on.
+set local search_path = public, pg_temp;
+set local plpgsql.extra_errors = 'shadowed_variables';
+
+-- Lock order: the run row before its children, everywhere. A rebuild takes it first of all, so that it waits for the
+-- ticks in flight instead of deadlocking with them.
+lock table strategy_run in access exclusive mode;
+
+drop schema if exists engine cascade;
+create schema engine;
+comment on schema engine is 'Private code of papertick. Call the verbs in public; everything here may change without notice.';
+grant usage on schema engine to public;
+
+-- The one registry of refusals.
+create function engine.refusal_codes() returns table (code text, message text, hint text)
+language sql immutable begin atomic
+  values
+    ('TE001', 'the run is not RUNNING', 'A stopped or failed run is final; start a new run.'),
+    ('TE002', 'illegal status change', 'STOPPED and ERROR are final, and the row of such a run is frozen.'),
+    ('TE003', 'logical_time is earlier than the run', 'Time only moves forward; tick later than last_logical_time.'),
+    ('TE004', 'the row cannot be changed or deleted', 'Ledgers are append-only and rows stay with their run; delete the whole run instead.'),
+    ('TE101', 'bad argument', 'See the detail for the argument and what it must be.'),
+    ('TE102', 'client_order_id was used with other terms', 'Send the same terms again, or use a new client_order_id.'),
+    ('TE201', 'unknown symbol or feed', 'Insert the instrument or feed first, or check the spelling.'),
+    ('TE202', 'no price at or before logical_time', 'Load bars of the symbol up to that time.'),
+    ('TE203', 'past the calendar''s last loaded session', 'Load more sessions into market_session.'),
+    ('TE204', 'unknown run', 'Check user_id and run_id.'),
+    ('40001', 'a run leaves RUNNING only under READ COMMITTED', 'An older snapshot could miss an open order; retry under READ COMMITTED.'),
+    ('23503', 'the run does not exist', 'Insert the strategy_run first.');
+end;
+comment on function engine.refusal_codes() is 'Every SQLSTATE the engine raises itself, with its message and hint.';
+
+-- p_detail is a list of key=value pairs.
+create function engine.refuse(p_code text, p_detail text) returns void
+language plpgsql as $$
+declare
+  v_message text;
+  v_hint text;
+begin
+  select r.message, r.hint into strict v_message, v_hint from engine.refusal_codes() r where r.code = p_code;
+  raise exception using errcode = p_code, message = v_message, detail = p_detail, hint = v_hint;
+end $$;
+
+-- ISO 4217: currencies whose minor unit is not two decimals (CLF and UYW, units of account with four, included).
+create function engine.minor_unit(p_currency text) returns int
+language sql immutable parallel safe
+return case
+  when p_currency in ('BIF','CLP','DJF','GNF','ISK','JPY','KMF','KRW','PYG','RWF','UGX','UYI','VND','VUV','XAF','XOF','XPF') then 0
+  when p_currency in ('BHD','IQD','JOD','KWD','LYD','OMR','TND') then 3
+  when p_currency in ('CLF','UYW') then 4
+  else 2
+end;
+
+-- What a step needs to know of its run, read once after the lock and carried through the steps. Money and ids move in
+-- it; engine.save_state writes cash and times back, once. last_*_id are null until first needed.
+create type engine.context as (
+  user_id bigint, run_id bigint, feed text, calendar text, time_zone text, scale int, status text,
+  cash numeric, first_logical_time timestamptz, last_logical_time timestamptz, step_logical_time timestamptz,
+  is_closed boolean,
+  last_order_id bigint, last_trade_id bigint, last_entry_id bigint,
+  made int
+);
+
+-- The queue in front of the row lock, then the row lock, each in a statement of its own: whoever waits here reads
+-- the world only afterwards.
+create function engine.lock_run(p_user_id bigint, p_run_id bigint) returns void
+language plpgsql as $$
+begin
+  perform pg_advisory_xact_lock(hashtextextended(p_user_id || ':' || p_run_id, 0));
+  perform from strategy_run r where r.user_id = p_user_id and r.run_id = p_run_id for no key update;
+  if not found then
+    perform engine.refuse('TE204', format('user_id=%s run_id=%s', p_user_id, p_run_id));
+  end if;
+end $$;
+
+create function engine.require_time(p_logical_time timestamptz) returns void
+language plpgsql as $$
+begin
+  if p_logical_time is null or p_logical_time < '1900-01-01 00:00+00' or p_logical_time >= '2300-01-01 00:00+00' then
+    perform engine.refuse('TE101', format('argument=logical_time value=%s must_be=a_time_from_1900_to_2299', p_logical_time));
+  end if;
+end $$;
+
+-- A finite number within (-1e12, 1e12): what every stored quantity, price and amount can hold.
+create function engine.require_number(p_name text, p_value numeric) returns void
+language plpgsql as $$
+begin
+  if not (p_value > -1e12 and p_value < 1e12) then
+    perform engine.refuse('TE101', format('argument=%s value=%s must_be=a_number_below_1e12', p_name, left(p_value::text, 40)));
+  end if;
+end $$;
+
+create function engine.require_positive(p_name text, p_value numeric) returns void
+language plpgsql as $$
+begin
+  perform engine.require_number(p_name, p_value);
+  if p_value <= 0 then
+    perform engine.refuse('TE101', format('argument=%s value=%s must_be=positive', p_name, p_value));
+  end if;
+end $$;
+
+-- p_condition null counts as broken: a missing argument is a bad argument.
+create function engine.require(p_condition boolean, p_detail text) returns void
+language plpgsql as $$
+begin
+  if p_condition is not true then
+    perform engine.refuse('TE101', p_detail);
+  end if;
+end $$;

@@ -1,0 +1,159 @@
+-- Market data and market time: sessions, slot dates, prices. Reads only; nothing here knows a run.
+set local search_path = public, pg_temp;
+
+create type engine.market_session as (session_date date, open_at timestamptz, close_at timestamptz);
+
+-- The first session that closes at p_time or later (p_after: strictly later). ALWAYS has one per UTC day,
+-- (00:00, 24:00]; 24 hours, not a day, because a day has another length where the session's zone changes its clocks.
+create function engine.next_close(p_calendar text, p_time timestamptz, p_after boolean default false)
+returns engine.market_session
+language plpgsql stable as $$
+declare
+  s engine.market_session;
+begin
+  if p_calendar = 'ALWAYS' then
+    s.open_at := date_trunc('day', p_time, 'UTC');
+    if s.open_at = p_time and not p_after then
+      s.open_at := s.open_at - interval '24 hours';
+    end if;
+    s.close_at := s.open_at + interval '24 hours';
+    s.session_date := (s.open_at at time zone 'UTC')::date;
+    return s;
+  end if;
+
+  select m.session_date, m.open_at, m.close_at into s
+    from market_session m
+   where m.calendar = p_calendar and m.close_at >= p_time and (m.close_at > p_time or not p_after)
+   order by m.close_at limit 1;
+  if not found then
+    perform engine.refuse('TE203', format('calendar=%s time=%s', p_calendar, p_time));
+  end if;
+  return s;
+end $$;
+
+-- The session (open_at, close_at] that holds p_time; all null when the market is closed then.
+create function engine.session_at(p_calendar text, p_time timestamptz) returns engine.market_session
+language plpgsql stable as $$
+declare
+  s engine.market_session := engine.next_close(p_calendar, p_time);
+begin
+  if s.open_at >= p_time then
+    s := null;
+  end if;
+  return s;
+end $$;
+
+create function engine.is_market_open(p_calendar text, p_time timestamptz) returns boolean
+language sql stable return (engine.session_at(p_calendar, p_time)).open_at is not null;
+
+-- Slot k's nominal date. Months count from the start, so that the 31st comes back after a shorter month; DAILY counts
+-- sessions, and is null while the calendar does not reach that far.
+create function engine.slot_date(p_calendar text, p_start date, p_frequency text, p_slot int) returns date
+language plpgsql stable as $$
+begin
+  case p_frequency
+    when 'WEEKLY' then return p_start + 7 * p_slot;
+    when 'MONTHLY' then return (p_start + make_interval(months => p_slot))::date;
+    when 'QUARTERLY' then return (p_start + make_interval(months => 3 * p_slot))::date;
+    when 'DAILY' then
+      if p_calendar = 'ALWAYS' then
+        return p_start + p_slot;
+      end if;
+      return (select m.session_date from market_session m
+               where m.calendar = p_calendar and m.session_date >= p_start
+               order by m.session_date offset p_slot limit 1);
+  end case;
+end $$;
+
+create function engine.is_session_date(p_calendar text, p_date date) returns boolean
+language sql stable
+return p_calendar = 'ALWAYS'
+    or exists (select from market_session m where m.calendar = p_calendar and m.session_date = p_date);
+
+-- The date from which a slot is due. PREVIOUS looks back from the nominal date, so it is null (not due, not known)
+-- until the calendar reaches that date.
+create function engine.due_date(p_calendar text, p_nominal date, p_roll text) returns date
+language plpgsql stable as $$
+begin
+  if p_roll <> 'PREVIOUS' or p_calendar = 'ALWAYS' then
+    return p_nominal;
+  end if;
+  if not exists (select from market_session m where m.calendar = p_calendar and m.session_date >= p_nominal) then
+    return null;
+  end if;
+  return coalesce((select max(m.session_date) from market_session m
+                    where m.calendar = p_calendar and m.session_date <= p_nominal), p_nominal);
+end $$;
+
+-- The date from which slot p_slot of a plan is due; null when the plan ends before it (p_slots, p_end) or the calendar
+-- cannot tell yet.
+create function engine.next_due_date(
+  p_calendar text, p_start date, p_frequency text, p_roll text, p_slot int, p_slots int, p_end date
+) returns date
+language plpgsql stable as $$
+declare
+  v_nominal date;
+begin
+  if p_slot >= p_slots then
+    return null;
+  end if;
+  v_nominal := engine.slot_date(p_calendar, p_start, p_frequency, p_slot);
+  return case when v_nominal <= coalesce(p_end, v_nominal) then engine.due_date(p_calendar, v_nominal, p_roll) end;
+end $$;
+
+-- The first slot from p_slot on that is not due on p_date: those before it are.
+create function engine.first_slot_not_due(
+  p_calendar text, p_start date, p_frequency text, p_roll text, p_slot int, p_slots int, p_end date, p_date date
+) returns int
+language plpgsql stable as $$
+begin
+  while engine.next_due_date(p_calendar, p_start, p_frequency, p_roll, p_slot, p_slots, p_end) <= p_date loop
+    p_slot := p_slot + 1;
+  end loop;
+  return p_slot;
+end $$;
+
+-- Has a session closed before p_time that began the slot's chance to execute?
+create function engine.is_session_missed(p_calendar text, p_due date, p_time timestamptz) returns boolean
+language sql stable
+return case
+  when p_calendar = 'ALWAYS' then ((p_due + 1)::timestamp at time zone 'UTC') < p_time
+  else (select m.close_at from market_session m
+         where m.calendar = p_calendar and m.session_date >= p_due
+         order by m.session_date limit 1) < p_time
+end;
+
+create function engine.last_close(p_feed text, p_symbol text, p_time timestamptz) returns numeric
+language sql stable
+return (select b.close from price_bar b
+         where b.feed = p_feed and b.symbol = p_symbol and b.logical_time <= p_time
+         order by b.logical_time desc limit 1);
+
+-- The feed's first bar time at or after p_from (p_after: strictly after) and not later than p_to.
+create function engine.next_feed_time(p_feed text, p_from timestamptz, p_to timestamptz, p_after boolean default false)
+returns timestamptz
+language sql stable
+return (select b.logical_time from price_bar b
+         where b.feed = p_feed and b.logical_time >= p_from and (b.logical_time > p_from or not p_after)
+           and b.logical_time <= p_to
+         order by b.logical_time limit 1);
+
+-- div() is exact where a rounded quotient would sometimes land one step too high.
+create function engine.floor_to(p_value numeric, p_step numeric) returns numeric
+language sql immutable parallel safe return div(p_value, p_step) * p_step;
+
+-- The most units that p_money buys at p_price, floored to the step.
+create function engine.units_for(p_money numeric, p_price numeric, p_step numeric) returns numeric
+language sql immutable parallel safe return div(p_money, p_price * p_step) * p_step;
+
+-- A feed that exists, at a time its calendar knows.
+create function engine.require_feed_time(p_feed text, p_time timestamptz) returns void
+language plpgsql set search_path = public, pg_temp as $$
+declare
+  v_calendar text := (select f.calendar from feed f where f.feed = p_feed);
+begin
+  if v_calendar is null then
+    perform engine.refuse('TE201', format('feed=%s', p_feed));
+  end if;
+  perform engine.next_close(v_calendar, p_time);
+end $$;

@@ -1,0 +1,162 @@
+-- The run: its verbs, and the guards that keep every other table of it honest.
+set local search_path = public, pg_temp;
+set local plpgsql.extra_errors = 'shadowed_variables';
+
+create or replace function create_user(p_name text) returns bigint
+language plpgsql set search_path = public, pg_temp as $$
+declare
+  v_user_id bigint;
+begin
+  perform engine.require(btrim(p_name) <> '' and length(p_name) <= 200, 'argument=name must_be=1_to_200_characters');
+  -- ids given by hand may lie ahead of the sequence: step over them
+  loop
+    insert into app_user (name) values (p_name) on conflict (user_id) do nothing returning user_id into v_user_id;
+    exit when found;
+  end loop;
+  return v_user_id;
+end $$;
+comment on function create_user is 'create_user(name) → user_id. A new user; names need not be unique.';
+
+-- writes: strategy_run, engine_state, engine_status, cash_ledger
+create or replace function start_run(
+  p_user_id bigint, p_initial_cash numeric, p_feed text default 'default', p_name text default null,
+  p_participation numeric default null, p_slippage_bps numeric default 0, p_fee_schedule text default null,
+  p_mark_policy text default 'EVERY_TICK', p_currency text default 'USD'
+) returns bigint
+language plpgsql set search_path = public, pg_temp as $$
+declare
+  v_run_id bigint;
+  c engine.context;
+begin
+  perform engine.require_number('initial_cash', p_initial_cash);
+  perform engine.require(p_initial_cash >= 0, format('argument=initial_cash value=%s must_be=not_negative', p_initial_cash));
+  perform engine.require(p_participation is null, 'argument=participation must_be=null (volume caps are not built yet)');
+  perform engine.require(p_slippage_bps = 0, 'argument=slippage_bps must_be=0 (slippage is not built yet)');
+  perform engine.require(p_fee_schedule is null, 'argument=fee_schedule must_be=null (fees are not built yet)');
+  perform engine.require(p_mark_policy = 'EVERY_TICK', 'argument=mark_policy must_be=EVERY_TICK');
+  perform engine.require(p_currency ~ '^[A-Z]{3,5}$', 'argument=currency must_be=a_currency_code');
+  if not exists (select from feed f where f.feed = p_feed) then
+    perform engine.refuse('TE201', format('feed=%s', p_feed));
+  end if;
+
+  loop
+    insert into strategy_run (user_id, name, feed, currency, status, initial_cash, mark_policy)
+    values (p_user_id, coalesce(p_name, ''), p_feed, p_currency, 'RUNNING',
+            round(p_initial_cash, engine.minor_unit(p_currency)), p_mark_policy)
+    on conflict (user_id, run_id) do nothing
+    returning run_id into v_run_id;
+    exit when found;
+  end loop;
+
+  c := engine.open_run(p_user_id, v_run_id);
+  insert into engine_status (user_id, run_id, status) values (p_user_id, v_run_id, 'RUNNING');
+  return v_run_id;
+end $$;
+comment on function start_run is 'start_run(user, initial_cash, feed, name, …) → run_id. A RUNNING run with its state, its lifecycle row and its opening cash entry. 23505 when the user already has a RUNNING run, 23503 for an unknown user, TE201 for an unknown feed.';
+
+-- The status change itself does the rest (engine.on_run_update), so that a hand-typed update does it too.
+-- writes: strategy_run
+create function engine.leave_running(p_user_id bigint, p_run_id bigint, p_status text, p_reason text) returns void
+language plpgsql as $$
+begin
+  perform engine.lock_run(p_user_id, p_run_id);
+  update strategy_run r set status = p_status, status_reason = p_reason
+   where r.user_id = p_user_id and r.run_id = p_run_id and r.status = 'RUNNING';
+end $$;
+
+create or replace function stop_run(p_user_id bigint, p_run_id bigint, p_reason text default null) returns void
+language plpgsql set search_path = public, pg_temp as $$
+begin
+  perform engine.leave_running(p_user_id, p_run_id, 'STOPPED', p_reason);
+end $$;
+comment on function stop_run is 'stop_run(user, run, reason): cancel open orders, log, STOPPED. Nothing happens to a run that has ended.';
+
+create or replace function fail_run(p_user_id bigint, p_run_id bigint, p_error text) returns void
+language plpgsql set search_path = public, pg_temp as $$
+begin
+  perform engine.leave_running(p_user_id, p_run_id, 'ERROR', p_error);
+end $$;
+comment on function fail_run is 'fail_run(user, run, error): cancel open orders, log, ERROR. Nothing happens to a run that has ended.';
+
+-- BEFORE UPDATE of strategy_run. Names are qualified here and in the guards: a trigger runs under its caller's path.
+-- The guard of the child tables still sees RUNNING, which is why the cancel happens before the row changes.
+-- writes: paper_order, engine_status
+create function engine.on_run_update() returns trigger
+language plpgsql as $$
+declare
+  v_last timestamptz;
+begin
+  if old.status <> 'RUNNING' then
+    perform engine.refuse('TE002', format('user_id=%s run_id=%s status=%s', old.user_id, old.run_id, old.status));
+  end if;
+  if (new.user_id, new.run_id) is distinct from (old.user_id, old.run_id) then
+    perform engine.refuse('TE004', format('table=strategy_run user_id=%s run_id=%s column=key', old.user_id, old.run_id));
+  end if;
+  if new.status in ('STOPPED', 'ERROR') then
+    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+      perform engine.refuse('40001', format('user_id=%s run_id=%s', old.user_id, old.run_id));
+    end if;
+    select s.last_logical_time into v_last
+      from public.engine_state s where s.user_id = old.user_id and s.run_id = old.run_id;
+    update public.paper_order o set status = 'CANCELED', closed_time = v_last
+     where o.user_id = old.user_id and o.run_id = old.run_id
+       and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED');
+    insert into public.engine_status (user_id, run_id, status, reason, logical_time)
+    values (old.user_id, old.run_id, new.status, new.status_reason, v_last);
+  end if;
+  return new;
+end $$;
+
+-- The heart of the guards. FOR SHARE conflicts with the status change, so STOP waits for this writer or this writer
+-- for STOP; the foreign key's own lock does not. A parent that cannot be seen is not RUNNING.
+create function engine.guard_run(p_table text, p_user_id bigint, p_run_id bigint) returns void
+language plpgsql as $$
+declare
+  v_status text;
+begin
+  select r.status into v_status
+    from public.strategy_run r where r.user_id = p_user_id and r.run_id = p_run_id for share;
+  if not found then
+    perform engine.refuse('23503', format('table=%s user_id=%s run_id=%s', p_table, p_user_id, p_run_id));
+  elsif v_status <> 'RUNNING' then
+    perform engine.refuse('TE001', format('table=%s user_id=%s run_id=%s status=%s', p_table, p_user_id, p_run_id, v_status));
+  end if;
+end $$;
+
+-- BEFORE ROW. Argument 'ledger': append-only, no update even while RUNNING. A row is deleted only by the cascade of
+-- its run, when the run is gone.
+create function engine.guard_row() returns trigger
+language plpgsql as $$
+begin
+  if tg_op = 'DELETE' then
+    if exists (select from public.strategy_run r where r.user_id = old.user_id and r.run_id = old.run_id) then
+      perform engine.refuse('TE004', format('table=%s user_id=%s run_id=%s', tg_table_name, old.user_id, old.run_id));
+    end if;
+    return old;
+  end if;
+
+  if tg_op = 'UPDATE' and (tg_argv[0] = 'ledger' or (new.user_id, new.run_id) is distinct from (old.user_id, old.run_id)) then
+    perform engine.refuse('TE004', format('table=%s user_id=%s run_id=%s', tg_table_name, old.user_id, old.run_id));
+  end if;
+  perform engine.guard_run(tg_table_name, new.user_id, new.run_id);
+  return new;
+end $$;
+
+-- AFTER STATEMENT, for tables that are written in bulk: the same guard, once per run instead of once per row.
+create function engine.guard_inserted_rows() returns trigger
+language plpgsql as $$
+declare
+  v record;
+begin
+  for v in select distinct n.user_id, n.run_id from new_rows n order by 1, 2 loop
+    perform engine.guard_run(tg_table_name, v.user_id, v.run_id);
+  end loop;
+  return null;
+end $$;
+
+create function engine.guard_truncate() returns trigger
+language plpgsql as $$
+begin
+  perform engine.refuse('TE004', format('table=%s operation=TRUNCATE', tg_table_name));
+  return null;
+end $$;

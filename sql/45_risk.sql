@@ -1,0 +1,85 @@
+-- May this order stand? One answer for acceptance, for the fill, for SIP and rebalance.
+set local search_path = public, pg_temp;
+set local plpgsql.extra_errors = 'shadowed_variables';
+
+-- writes: risk_limit
+create or replace function set_risk_limit(
+  p_user_id bigint, p_run_id bigint, p_max_position numeric default null, p_max_order_value numeric default null
+) returns void
+language plpgsql set search_path = public, pg_temp as $$
+declare
+  c engine.context := engine.open_run(p_user_id, p_run_id);
+begin
+  perform engine.require_running(c);
+  perform engine.require_number('max_position', coalesce(p_max_position, 0));
+  perform engine.require_number('max_order_value', coalesce(p_max_order_value, 0));
+  perform engine.require(coalesce(p_max_position, 0) >= 0 and coalesce(p_max_order_value, 0) >= 0,
+                         'argument=max_position,max_order_value must_be=not_negative');
+  insert into risk_limit (user_id, run_id, max_position, max_order_value)
+  values (p_user_id, p_run_id, p_max_position, p_max_order_value)
+  on conflict (user_id, run_id) do update
+    set max_position = excluded.max_position, max_order_value = excluded.max_order_value;
+end $$;
+comment on function set_risk_limit is 'set_risk_limit(user, run, max_position, max_order_value): units held per symbol and value of one order; null lifts a limit. Replaces what was set before.';
+
+-- writes: forbidden_symbol
+create or replace function forbid_symbol(p_user_id bigint, p_run_id bigint, p_symbol text) returns void
+language plpgsql set search_path = public, pg_temp as $$
+declare
+  c engine.context := engine.open_run(p_user_id, p_run_id);
+begin
+  perform engine.require_running(c);
+  perform engine.require(p_symbol <> '', 'argument=symbol must_be=not_empty');
+  insert into forbidden_symbol (user_id, run_id, symbol) values (p_user_id, p_run_id, p_symbol)
+  on conflict (user_id, run_id, symbol) do nothing;
+end $$;
+comment on function forbid_symbol is 'forbid_symbol(user, run, symbol): orders for it are rejected SYMBOL_FORBIDDEN from now on, at acceptance and at the fill.';
+
+-- Cash that open buys hold back, the order p_except left out.
+create function engine.reserved_cash(c engine.context, p_except bigint default null) returns numeric
+language sql stable
+return (select coalesce(sum(round((o.quantity - o.filled_quantity) * o.reserve_price, (c).scale)), 0)
+          from paper_order o
+         where o.user_id = (c).user_id and o.run_id = (c).run_id
+           and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
+           and o.side = 'BUY' and o.order_id is distinct from p_except);
+
+-- Units of p_symbol that open orders of that side still want.
+create function engine.open_quantity(c engine.context, p_symbol text, p_side text) returns numeric
+language sql stable
+return (select coalesce(sum(o.quantity - o.filled_quantity), 0)
+          from paper_order o
+         where o.user_id = (c).user_id and o.run_id = (c).run_id
+           and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
+           and o.symbol = p_symbol and o.side = p_side);
+
+-- Null when the order may stand, else its reject_reason. p_price null: no price is known yet, so what depends on it
+-- waits for the fill. p_reserved: cash held back for others. p_open: units that open orders of that side already claim;
+-- at a fill nothing, who fills first has them.
+create function engine.reject_reason(
+  c engine.context, p_symbol text, p_side text, p_quantity numeric, p_price numeric, p_reserved numeric, p_open numeric
+) returns text
+language plpgsql stable as $$
+declare
+  v_value numeric := round(p_quantity * p_price, c.scale);
+  v_is_forbidden boolean;
+  v_max_position numeric;
+  v_max_order_value numeric;
+  v_held numeric;
+begin
+  select exists (select from forbidden_symbol f
+                  where f.user_id = r.user_id and f.run_id = r.run_id and f.symbol = p_symbol),
+         l.max_position, l.max_order_value, coalesce(p.quantity, 0)
+    into v_is_forbidden, v_max_position, v_max_order_value, v_held
+    from (values (c.user_id, c.run_id)) r (user_id, run_id)
+    left join risk_limit l on l.user_id = r.user_id and l.run_id = r.run_id
+    left join paper_position p on p.user_id = r.user_id and p.run_id = r.run_id and p.symbol = p_symbol;
+
+  return case
+    when v_is_forbidden then 'SYMBOL_FORBIDDEN'
+    when v_value > v_max_order_value then 'ORDER_VALUE_EXCEEDED'
+    when p_side = 'BUY' and v_held + p_open + p_quantity > v_max_position then 'POSITION_LIMIT_EXCEEDED'
+    when p_side = 'BUY' and v_value > c.cash - p_reserved then 'CASH_INSUFFICIENT'
+    when p_side = 'SELL' and p_quantity + p_open > v_held then 'POSITION_INSUFFICIENT'
+  end;
+end $$;

@@ -1,0 +1,192 @@
+-- SIP: scheduled buys of a fixed amount. A slot's number is its identity; it ends once, as one event.
+set local search_path = public, pg_temp;
+set local plpgsql.extra_errors = 'shadowed_variables';
+
+-- An order that fills at once, at the close the tick stands on. The caller has asked reject_reason: p_reason null
+-- fills, anything else stores the order as rejected.
+-- writes: paper_order, paper_trade, cash_ledger, paper_position
+create function engine.order_at_close(
+  c engine.context, p_time timestamptz, p_symbol text, p_side text, p_quantity numeric, p_price numeric, p_source text, p_reason text
+) returns engine.context
+language plpgsql as $$
+begin
+  c.last_order_id := engine.next_order_id(c);
+  insert into paper_order (user_id, run_id, order_id, logical_time, symbol, side, order_type, quantity, time_in_force,
+                           status, filled_quantity, avg_fill_price, reject_reason, source, closed_time)
+  values (c.user_id, c.run_id, c.last_order_id, p_time, p_symbol, p_side, 'MARKET', p_quantity, 'DAY',
+          case when p_reason is null then 'FILLED' else 'REJECTED' end, case when p_reason is null then p_quantity else 0 end,
+          case when p_reason is null then p_price end, p_reason, p_source, p_time);
+  if p_reason is null then
+    c := engine.book_trade(c, c.last_order_id, p_time, p_symbol, p_side, p_quantity, p_price, 0);
+  end if;
+  return c;
+end $$;
+
+-- False when a slot of that key has already ended: then nothing else of it may happen.
+-- writes: event_ledger
+create function engine.log_event(c engine.context, p_time timestamptz, p_type text, p_key text, p_payload jsonb) returns boolean
+language plpgsql as $$
+begin
+  insert into event_ledger (user_id, run_id, logical_time, event_type, event_key, payload)
+  values (c.user_id, c.run_id, p_time, p_type, p_key, jsonb_strip_nulls(p_payload))
+  on conflict do nothing;
+  return found;
+end $$;
+
+-- What slot p_slot invests: the amount, stepped up once every step_up_every slots.
+create function engine.sip_amount(p_plan sip_plan, p_slot int, p_scale int) returns numeric
+language sql immutable
+return case
+  when (p_plan).step_up_percent is not null
+    then round((p_plan).amount * power(1 + (p_plan).step_up_percent / 100, p_slot / (p_plan).step_up_every), p_scale)
+  when (p_plan).step_up_amount is not null
+    then (p_plan).amount + (p_plan).step_up_amount * (p_slot / (p_plan).step_up_every)
+  else (p_plan).amount
+end;
+
+-- How a due slot ends without looking at money; null = it executes.
+create function engine.sip_skip(p_calendar text, p_plan sip_plan, p_nominal date, p_is_current boolean, p_time timestamptz) returns text
+language sql stable
+return case
+  when (p_plan).paused then 'SIP_SKIPPED_PAUSED'
+  when (p_plan).roll = 'SKIP' and not engine.is_session_date(p_calendar, p_nominal) then 'SIP_SKIPPED_HOLIDAY'
+  when (p_plan).catch_up <> 'EACH' and not p_is_current then 'SIP_MISSED'
+  when (p_plan).catch_up = 'SKIP'
+    and engine.is_session_missed(p_calendar, engine.due_date(p_calendar, p_nominal, (p_plan).roll), p_time) then 'SIP_MISSED'
+end;
+
+-- End one due slot of a plan: an event, and a filled order when it executes.
+-- writes: sip_plan, event_ledger, paper_order, paper_trade, cash_ledger, paper_position
+create function engine.end_sip_slot(
+  c engine.context, p_plan sip_plan, p_slot int, p_is_current boolean, p_time timestamptz, p_price numeric
+) returns engine.context
+language plpgsql as $$
+declare
+  v_nominal date := engine.slot_date(c.calendar, p_plan.start_date, p_plan.frequency, p_slot);
+  v_type text := engine.sip_skip(c.calendar, p_plan, v_nominal, p_is_current, p_time);
+  v_amount numeric := engine.sip_amount(p_plan, p_slot, c.scale);
+  v_money numeric := v_amount + p_plan.residual;
+  v_residual numeric := p_plan.residual;
+  v_quantity numeric;
+  v_reason text;
+begin
+  if v_type is null then
+    select engine.units_for(v_money, p_price, case when p_plan.whole_units then greatest(i.quantity_step, 1) else i.quantity_step end)
+      into strict v_quantity from instrument i where i.symbol = p_plan.symbol;
+    v_reason := engine.reject_reason(c, p_plan.symbol, 'BUY', v_quantity, p_price, engine.reserved_cash(c), 0);
+    v_type := case
+      when v_quantity = 0 then 'SIP_SKIPPED_BELOW_UNIT'
+      when v_reason = 'CASH_INSUFFICIENT' then 'SIP_SKIPPED_FUNDS'
+      when v_reason is not null then 'SIP_MISSED'
+      else 'SIP_EXECUTED'
+    end;
+    if p_plan.whole_units and v_type in ('SIP_EXECUTED', 'SIP_SKIPPED_BELOW_UNIT') then
+      v_residual := v_money - round(v_quantity * p_price, c.scale);
+    end if;
+  end if;
+
+  update sip_plan p set next_slot = p_slot + 1, residual = v_residual
+   where p.user_id = c.user_id and p.run_id = c.run_id and p.sip_id = p_plan.sip_id;
+  if engine.log_event(c, p_time, v_type, p_plan.sip_id || ':' || p_slot, jsonb_build_object(
+       'date', v_nominal, 'amount', trim_scale(v_amount), 'reason', v_reason,
+       'order_id', case when v_type = 'SIP_EXECUTED' then engine.next_order_id(c) end))
+     and v_type = 'SIP_EXECUTED' then
+    c := engine.order_at_close(c, p_time, p_plan.symbol, 'BUY', v_quantity, p_price, 'SIP', null);
+    c.made := c.made + 1;
+  end if;
+  return c;
+end $$;
+
+-- All due slots of all plans, by (sip_id, slot), at an open time. A symbol without a price keeps its slots due.
+-- writes: sip_plan, event_ledger, paper_order, paper_trade, cash_ledger, paper_position
+create function engine.run_sips(c engine.context, p_time timestamptz) returns engine.context
+language plpgsql as $$
+declare
+  v_plan sip_plan;
+  v_date date := (p_time at time zone c.time_zone)::date;
+  v_end int;
+  v_price numeric;
+begin
+  for v_plan in
+    select * from sip_plan p where p.user_id = c.user_id and p.run_id = c.run_id order by p.sip_id
+  loop
+    v_end := engine.first_slot_not_due(c.calendar, v_plan.start_date, v_plan.frequency, v_plan.roll, v_plan.next_slot,
+                                       v_plan.instalments, v_plan.end_date, v_date);
+    continue when v_end = v_plan.next_slot;
+    v_price := engine.last_close(c.feed, v_plan.symbol, p_time);
+    continue when v_price is null;
+
+    while v_plan.next_slot < v_end loop
+      c := engine.end_sip_slot(c, v_plan, v_plan.next_slot, v_plan.next_slot = v_end - 1, p_time, v_price);
+      select * into strict v_plan from sip_plan p
+       where p.user_id = c.user_id and p.run_id = c.run_id and p.sip_id = v_plan.sip_id;
+    end loop;
+  end loop;
+  return c;
+end $$;
+
+-- writes: sip_plan
+create or replace function create_sip(
+  p_user_id bigint, p_run_id bigint, p_symbol text, p_amount numeric, p_frequency text, p_start date,
+  p_roll text default 'NEXT', p_catch_up text default 'ONCE', p_end date default null, p_instalments int default null,
+  p_step_up_percent numeric default null, p_step_up_amount numeric default null, p_step_up_every int default null,
+  p_whole_units boolean default false
+) returns bigint
+language plpgsql set search_path = public, pg_temp as $$
+declare
+  c engine.context := engine.open_run(p_user_id, p_run_id);
+  v_sip_id bigint;
+begin
+  perform engine.require_running(c);
+  perform engine.require_positive('amount', round(p_amount, c.scale));
+  perform engine.require(p_frequency in ('DAILY', 'WEEKLY', 'MONTHLY', 'QUARTERLY'), format('argument=frequency value=%s must_be=DAILY|WEEKLY|MONTHLY|QUARTERLY', p_frequency));
+  perform engine.require(p_roll in ('NEXT', 'PREVIOUS', 'SKIP'), format('argument=roll value=%s must_be=NEXT|PREVIOUS|SKIP', p_roll));
+  perform engine.require(p_catch_up in ('ONCE', 'EACH', 'SKIP'), format('argument=catch_up value=%s must_be=ONCE|EACH|SKIP', p_catch_up));
+  perform engine.require(p_start between '1900-01-01' and '2299-12-31', 'argument=start must_be=a_date_from_1900_to_2299');
+  perform engine.require(coalesce(p_end, p_start) between p_start and '2299-12-31', 'argument=end must_be=not_before_start');
+  perform engine.require(coalesce(p_instalments, 1) > 0, 'argument=instalments must_be=positive');
+  perform engine.require(num_nonnulls(p_step_up_percent, p_step_up_amount) = num_nonnulls(p_step_up_every),
+                         'argument=step_up must_be=percent_or_amount, with every');
+  perform engine.require(coalesce(p_step_up_every, 1) > 0, 'argument=step_up_every must_be=positive');
+  perform engine.require_positive('step_up_percent', round(coalesce(p_step_up_percent, 1), 4));
+  perform engine.require(coalesce(p_step_up_percent, 1) < 10000, 'argument=step_up_percent must_be=below_10000');
+  perform engine.require_positive('step_up_amount', round(coalesce(p_step_up_amount, 1), c.scale));
+  perform engine.require(p_whole_units is not null, 'argument=whole_units must_be=true|false');
+  if not exists (select from instrument i where i.symbol = p_symbol) then
+    perform engine.refuse('TE201', format('symbol=%s', p_symbol));
+  end if;
+
+  select 1 + coalesce(max(p.sip_id), 0) into v_sip_id from sip_plan p where p.user_id = p_user_id and p.run_id = p_run_id;
+  insert into sip_plan (user_id, run_id, sip_id, symbol, amount, frequency, start_date, roll, catch_up, end_date,
+                        instalments, step_up_percent, step_up_amount, step_up_every, whole_units)
+  values (p_user_id, p_run_id, v_sip_id, p_symbol, round(p_amount, c.scale), p_frequency, p_start, p_roll, p_catch_up, p_end,
+          p_instalments, p_step_up_percent, round(p_step_up_amount, c.scale), p_step_up_every, p_whole_units);
+  return v_sip_id;
+end $$;
+comment on function create_sip is 'create_sip(user, run, symbol, amount, frequency, start, roll, catch_up, …) → sip_id. Buys amount of symbol at every slot from start on. TE201 for an unknown symbol.';
+
+-- writes: sip_plan
+create function engine.set_sip_paused(p_user_id bigint, p_run_id bigint, p_sip_id bigint, p_paused boolean) returns void
+language plpgsql as $$
+declare
+  c engine.context := engine.open_run(p_user_id, p_run_id);
+begin
+  perform engine.require_running(c);
+  update sip_plan p set paused = p_paused
+   where p.user_id = p_user_id and p.run_id = p_run_id and p.sip_id = p_sip_id;
+  perform engine.require(found, format('argument=sip_id value=%s must_be=a_sip_of_the_run', p_sip_id));
+end $$;
+
+create or replace function pause_sip(p_user_id bigint, p_run_id bigint, p_sip_id bigint) returns void
+language plpgsql set search_path = public, pg_temp as $$
+begin
+  perform engine.set_sip_paused(p_user_id, p_run_id, p_sip_id, true);
+end $$;
+comment on function pause_sip is 'pause_sip(user, run, sip_id): slots that fall due while it is paused end SIP_SKIPPED_PAUSED.';
+
+create or replace function resume_sip(p_user_id bigint, p_run_id bigint, p_sip_id bigint) returns void
+language plpgsql set search_path = public, pg_temp as $$
+begin
+  perform engine.set_sip_paused(p_user_id, p_run_id, p_sip_id, false);
+end $$;
+comment on function resume_sip is 'resume_sip(user, run, sip_id): later slots execute again.';

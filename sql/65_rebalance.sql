@@ -1,0 +1,113 @@
+-- Rebalance: trade to target weights, sells first, at the close the tick stands on.
+set local search_path = public, pg_temp;
+set local plpgsql.extra_errors = 'shadowed_variables';
+
+-- Sell down, then buy up, to target = floor(weight × equity / close) to the step; a held symbol without weight goes to
+-- 0, a symbol without a price is left out. A buy is cut to the cash that is left: rounding each trade to the minor
+-- unit must not reject a whole leg for a cent.
+-- writes: paper_order, paper_trade, cash_ledger, paper_position
+create function engine.trade_to_targets(c engine.context, p_plan rebalance_plan, p_time timestamptz, p_equity numeric) returns engine.context
+language plpgsql as $$
+declare
+  v record;
+  v_reserved numeric := engine.reserved_cash(c);
+  v_quantity numeric;
+begin
+  for v in
+    select t.*, case when t.delta < 0 then 'SELL' else 'BUY' end as side
+      from (select i.symbol, i.quantity_step, b.close,
+                   engine.units_for(coalesce(w.weight, 0) * p_equity, b.close, i.quantity_step) - coalesce(p.quantity, 0) as delta,
+                   abs(coalesce(p.quantity, 0) * b.close - coalesce(w.weight, 0) * p_equity) as drift
+              from (select p.symbol, p.quantity from paper_position p
+                     where p.user_id = c.user_id and p.run_id = c.run_id and p.quantity <> 0) p
+              full join (select w.symbol, w.weight from target_weight w
+                          where w.user_id = c.user_id and w.run_id = c.run_id and w.plan_id = p_plan.plan_id) w
+                on w.symbol = p.symbol
+              join instrument i on i.symbol = coalesce(p.symbol, w.symbol)
+             cross join lateral (select b.close from price_bar b
+                                  where b.feed = c.feed and b.symbol = i.symbol and b.logical_time <= p_time
+                                  order by b.logical_time desc limit 1) b) t
+     where t.delta <> 0 and (p_plan.band is null or t.drift > p_plan.band * p_equity)
+     order by t.delta > 0, t.symbol collate "C"
+  loop
+    v_quantity := abs(v.delta);
+    if v.side = 'BUY' then
+      v_quantity := least(v_quantity, coalesce(nullif(engine.units_for(greatest(c.cash - v_reserved, 0), v.close, v.quantity_step), 0), v_quantity));
+    end if;
+    c := engine.order_at_close(c, p_time, v.symbol, v.side, v_quantity, v.close, 'REBALANCE',
+           engine.reject_reason(c, v.symbol, v.side, v_quantity, v.close, v_reserved, 0));
+  end loop;
+  return c;
+end $$;
+
+-- All due slots of all plans, by (plan_id, slot), at an open time. The last due slot trades, earlier ones were missed.
+-- While none of its symbols has a price a plan waits.
+-- writes: rebalance_plan, event_ledger, paper_order, paper_trade, cash_ledger, paper_position
+create function engine.run_rebalances(c engine.context, p_time timestamptz) returns engine.context
+language plpgsql as $$
+declare
+  v_plan rebalance_plan;
+  v_date date := (p_time at time zone c.time_zone)::date;
+  v_end int;
+  v_equity numeric;
+begin
+  for v_plan in
+    select * from rebalance_plan p where p.user_id = c.user_id and p.run_id = c.run_id order by p.plan_id
+  loop
+    v_end := engine.first_slot_not_due(c.calendar, v_plan.start_date, v_plan.frequency, 'NEXT', v_plan.next_slot,
+                                       null, null, v_date);
+    continue when v_end = v_plan.next_slot;
+    continue when not exists (
+      select from target_weight w
+       where w.user_id = c.user_id and w.run_id = c.run_id and w.plan_id = v_plan.plan_id
+         and exists (select from price_bar b where b.feed = c.feed and b.symbol = w.symbol and b.logical_time <= p_time));
+
+    for v_slot in v_plan.next_slot .. v_end - 2 loop
+      perform engine.log_event(c, p_time, 'REBALANCE_MISSED', v_plan.plan_id || ':' || v_slot, '{}');
+    end loop;
+    select c.cash + m.market_value into v_equity
+      from engine.marks(array[c.user_id], array[c.run_id], c.feed, array[p_time]) m;
+    if engine.log_event(c, p_time, 'REBALANCED', v_plan.plan_id || ':' || v_end - 1,
+         jsonb_build_object('equity', trim_scale(v_equity))) then
+      c := engine.trade_to_targets(c, v_plan, p_time, v_equity);
+      c.made := c.made + 1;
+    end if;
+    update rebalance_plan p set next_slot = v_end
+     where p.user_id = c.user_id and p.run_id = c.run_id and p.plan_id = v_plan.plan_id;
+  end loop;
+  return c;
+end $$;
+
+-- writes: rebalance_plan, target_weight
+create or replace function create_rebalance(
+  p_user_id bigint, p_run_id bigint, p_weights jsonb, p_frequency text, p_start date, p_band numeric default null
+) returns bigint
+language plpgsql set search_path = public, pg_temp as $$
+declare
+  c engine.context := engine.open_run(p_user_id, p_run_id);
+  v_plan_id bigint;
+  v record;
+begin
+  perform engine.require_running(c);
+  perform engine.require(p_frequency in ('DAILY', 'WEEKLY', 'MONTHLY', 'QUARTERLY'), format('argument=frequency value=%s must_be=DAILY|WEEKLY|MONTHLY|QUARTERLY', p_frequency));
+  perform engine.require(p_start between '1900-01-01' and '2299-12-31', 'argument=start must_be=a_date_from_1900_to_2299');
+  perform engine.require(coalesce(p_band, 0) between 0 and 1, 'argument=band must_be=0_to_1');
+  perform engine.require(jsonb_typeof(p_weights) = 'object' and p_weights <> '{}', 'argument=weights must_be={"SYMBOL": weight, ...}');
+  for v in select w.key as symbol, w.value as weight from jsonb_each(p_weights) w order by w.key collate "C" loop
+    perform engine.require(jsonb_typeof(v.weight) = 'number' and v.weight::numeric between 0 and 1,
+                           format('argument=weights symbol=%s must_be=a_number_from_0_to_1', v.symbol));
+    if not exists (select from instrument i where i.symbol = v.symbol) then
+      perform engine.refuse('TE201', format('symbol=%s', v.symbol));
+    end if;
+  end loop;
+  perform engine.require((select sum(w.value::numeric) from jsonb_each(p_weights) w) <= 1, 'argument=weights must_be=at_most_1_in_sum');
+
+  select 1 + coalesce(max(p.plan_id), 0) into v_plan_id
+    from rebalance_plan p where p.user_id = p_user_id and p.run_id = p_run_id;
+  insert into rebalance_plan (user_id, run_id, plan_id, frequency, start_date, band)
+  values (p_user_id, p_run_id, v_plan_id, p_frequency, p_start, p_band);
+  insert into target_weight (user_id, run_id, plan_id, symbol, weight)
+  select p_user_id, p_run_id, v_plan_id, w.key, w.value::numeric from jsonb_each(p_weights) w;
+  return v_plan_id;
+end $$;
+comment on function create_rebalance is 'create_rebalance(user, run, weights, frequency, start, band) → plan_id. weights is {"SYMBOL": share of equity}, at most 1 in sum. band: trade only what is further than this share from its target. TE201 for an unknown symbol.';

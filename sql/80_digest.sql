@@ -1,0 +1,77 @@
+-- The run as canonical rows, and what is made of them: the digest, and the difference of two runs.
+set local search_path = public, pg_temp;
+set local plpgsql.extra_errors = 'shadowed_variables';
+
+-- Every row of a run, without user and run id and without wall-clock times. A JSON array keeps nulls apart from empty
+-- text; numbers lose trailing zeros and times become UTC epochs, so that neither scale nor session settings show.
+-- ordinal orders the tables; key orders the rows of one.
+create function engine.canonical_rows(p_user_id bigint, p_run_id bigint)
+returns table (ordinal int, ledger text, key text, row_data jsonb)
+language sql stable begin atomic
+  select 1, 'paper_order', lpad(o.order_id::text, 20, '0'),
+         jsonb_build_array(o.order_id, extract(epoch from o.logical_time), o.symbol, o.side, o.order_type,
+           trim_scale(o.quantity), trim_scale(o.limit_price), trim_scale(o.stop_price), o.time_in_force, o.status,
+           trim_scale(o.filled_quantity), trim_scale(o.avg_fill_price), o.reject_reason, o.client_order_id, o.source,
+           trim_scale(o.reserve_price), extract(epoch from o.closed_time))
+    from paper_order o where o.user_id = p_user_id and o.run_id = p_run_id
+  union all
+  select 2, 'paper_trade', lpad(t.trade_id::text, 20, '0'),
+         jsonb_build_array(t.trade_id, t.order_id, extract(epoch from t.logical_time), t.symbol, t.side,
+           trim_scale(t.quantity), trim_scale(t.price), trim_scale(t.fees))
+    from paper_trade t where t.user_id = p_user_id and t.run_id = p_run_id
+  union all
+  select 3, 'paper_position', p.symbol,
+         jsonb_build_array(p.symbol, trim_scale(p.quantity), trim_scale(p.cost_basis), trim_scale(p.realized_pnl))
+    from paper_position p where p.user_id = p_user_id and p.run_id = p_run_id
+  union all
+  select 4, 'cash_ledger', lpad(l.entry_id::text, 20, '0'),
+         jsonb_build_array(l.entry_id, extract(epoch from l.logical_time), trim_scale(l.amount), l.cause, l.trade_id)
+    from cash_ledger l where l.user_id = p_user_id and l.run_id = p_run_id
+  union all
+  select 5, 'mtm_ledger', to_char(m.logical_time at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'),
+         jsonb_build_array(extract(epoch from m.logical_time), trim_scale(m.market_value), trim_scale(m.cost_basis),
+           trim_scale(m.unrealized_pnl), trim_scale(m.realized_pnl))
+    from mtm_ledger m where m.user_id = p_user_id and m.run_id = p_run_id
+  union all
+  select 6, 'paper_equity_curve', to_char(e.logical_time at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US'),
+         jsonb_build_array(extract(epoch from e.logical_time), trim_scale(e.cash), trim_scale(e.market_value), trim_scale(e.equity))
+    from paper_equity_curve e where e.user_id = p_user_id and e.run_id = p_run_id
+  union all
+  select 7, 'event_ledger', v.event_type || ' ' || v.event_key,
+         jsonb_build_array(extract(epoch from v.logical_time), v.event_type, v.event_key, v.payload)
+    from event_ledger v where v.user_id = p_user_id and v.run_id = p_run_id;
+end;
+
+create function engine.require_run(p_user_id bigint, p_run_id bigint) returns void
+language plpgsql as $$
+begin
+  if not exists (select from strategy_run r where r.user_id = p_user_id and r.run_id = p_run_id) then
+    perform engine.refuse('TE204', format('user_id=%s run_id=%s', p_user_id, p_run_id));
+  end if;
+end $$;
+
+-- A hash of row hashes: 32 bytes a row, so that the longest run fits in memory.
+create or replace function run_digest(p_user_id bigint, p_run_id bigint) returns text
+language plpgsql stable set search_path = public, pg_temp as $$
+begin
+  perform engine.require_run(p_user_id, p_run_id);
+  return (
+    select encode(sha256(coalesce(string_agg(sha256(convert_to(r.ordinal || r.row_data::text, 'UTF8')), ''::bytea
+                                             order by r.ordinal, r.key collate "C"), '')), 'hex')
+      from engine.canonical_rows(p_user_id, p_run_id) r);
+end $$;
+comment on function run_digest is 'run_digest(user, run) → SHA-256, in hex, over the run''s orders, trades, positions, cash, MTM, equity and events in a fixed order. No user or run id, no wall-clock time: equal for equal histories, on any server.';
+
+create or replace function replay_diff(p_user_a bigint, p_run_a bigint, p_user_b bigint, p_run_b bigint)
+returns table (ledger text, key text, row_a jsonb, row_b jsonb)
+language plpgsql stable set search_path = public, pg_temp as $$
+begin
+  perform engine.require_run(p_user_a, p_run_a), engine.require_run(p_user_b, p_run_b);
+  return query
+    select coalesce(a.ledger, b.ledger), coalesce(a.key, b.key), a.row_data, b.row_data
+      from engine.canonical_rows(p_user_a, p_run_a) a
+      full join engine.canonical_rows(p_user_b, p_run_b) b on b.ordinal = a.ordinal and b.key = a.key
+     where a.row_data::text is distinct from b.row_data::text
+     order by coalesce(a.ordinal, b.ordinal), coalesce(a.key, b.key) collate "C";
+end $$;
+comment on function replay_diff is 'replay_diff(user_a, run_a, user_b, run_b) → the rows in which two runs differ, null where one has none; nothing when they are identical.';

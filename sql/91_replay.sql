@@ -1,0 +1,87 @@
+-- replay: the ticks of one run at every feed time of a range. Scalar at the times where something may happen to the
+-- run, one marking statement over each quiet span in between.
+set local search_path = public, pg_temp;
+set local plpgsql.extra_errors = 'shadowed_variables';
+
+-- The first feed time in [p_from, p_to] that needs a whole tick: an order may fill or expire, a slot is due, or a
+-- single step has closed it. Null = none. A superset is enough: a tick with nothing to do only marks.
+create function engine.next_event_time(c engine.context, p_from timestamptz, p_to timestamptz) returns timestamptz
+language plpgsql stable as $$
+declare
+  v_plan record;
+  v_due date;
+  v_found timestamptz := engine.next_match_time(c, c.last_logical_time, p_to);
+begin
+  for v_plan in
+    select p.start_date, p.frequency, p.roll, p.next_slot, p.instalments, p.end_date
+      from sip_plan p where p.user_id = c.user_id and p.run_id = c.run_id
+    union all
+    select p.start_date, p.frequency, 'NEXT', p.next_slot, null, null
+      from rebalance_plan p where p.user_id = c.user_id and p.run_id = c.run_id
+  loop
+    v_due := engine.next_due_date(c.calendar, v_plan.start_date, v_plan.frequency, v_plan.roll, v_plan.next_slot,
+                                  v_plan.instalments, v_plan.end_date);
+    if v_due is not null then
+      v_found := least(v_found, engine.next_feed_time(c.feed, greatest(p_from, v_due::timestamp at time zone c.time_zone), p_to));
+    end if;
+  end loop;
+  return least(v_found,
+    (select min(m.logical_time) from mtm_ledger m
+      where m.user_id = c.user_id and m.run_id = c.run_id and m.logical_time between p_from and p_to),
+    (select min(e.logical_time) from paper_equity_curve e
+      where e.user_id = c.user_id and e.run_id = c.run_id and e.logical_time between p_from and p_to));
+end $$;
+
+-- Up to p_events whole ticks with the quiet spans before them, in the caller's transaction. True when the range is
+-- done. Times that are complete are skipped; a time before the last tick that never was is TE003, as in tick.
+-- writes: every per-run table
+create function engine.replay_events(p_user_id bigint, p_run_id bigint, p_from timestamptz, p_to timestamptz, p_events int)
+returns boolean
+language plpgsql set search_path = public, pg_temp as $$
+declare
+  c engine.context := engine.open_run(p_user_id, p_run_id);
+  v_next timestamptz;
+  v_event timestamptz;
+  v_is_first boolean := true;
+begin
+  select min(b.logical_time) into v_next from price_bar b
+   where b.feed = c.feed and b.logical_time between p_from and least(p_to, c.last_logical_time - interval '1 microsecond')
+     and c.last_logical_time is not null and not engine.is_complete(c, b.logical_time);
+  if v_next is not null then
+    perform engine.require_now(c, v_next);
+  end if;
+
+  for v_done in 1 .. p_events loop
+    v_next := engine.next_feed_time(c.feed, greatest(p_from, c.last_logical_time), p_to, coalesce(p_from <= c.last_logical_time, false));
+    if v_next is null then
+      return true;
+    end if;
+    perform engine.require_running(c);
+
+    -- the first time of a call is always a whole tick: it may follow a gap, or be the run's first
+    v_event := case when v_is_first then v_next else engine.next_event_time(c, v_next, p_to) end;
+    v_is_first := false;
+    if v_event is distinct from v_next then
+      c := engine.mark_span(c, v_next, coalesce(v_event, p_to + interval '1 microsecond'));
+    end if;
+    if v_event is not null then
+      c := engine.tick_run(c, v_event);
+    end if;
+  end loop;
+  return false;
+end $$;
+
+create or replace procedure replay(
+  p_user_id bigint, p_run_id bigint, p_from timestamptz, p_to timestamptz, p_commit_every int default null
+)
+language plpgsql as $$
+begin
+  perform engine.require_time(p_from), engine.require_time(p_to);
+  perform engine.require(coalesce(p_commit_every, 1) > 0, 'argument=commit_every must_be=positive');
+  while not engine.replay_events(p_user_id, p_run_id, p_from, p_to, coalesce(p_commit_every, 1000000)) loop
+    if p_commit_every is not null then
+      commit;
+    end if;
+  end loop;
+end $$;
+comment on procedure replay is 'CALL replay(user, run, from, to, commit_every): the same rows as tick at every feed time of the inclusive range, faster. Completed times are skipped, so a killed replay is finished by calling it again. commit_every null: one transaction; a number: COMMIT after so many events.';

@@ -1,0 +1,135 @@
+-- tick_all: one time of every RUNNING run of a feed. Quiet runs are marked by one statement a batch; a run with
+-- something due is ticked by the scalar code, in a subtransaction of its own.
+set local search_path = public, pg_temp;
+set local plpgsql.extra_errors = 'shadowed_variables';
+
+-- Which of the locked runs need a whole tick? An open order, a due slot, a closed time, no state yet, or a held symbol
+-- without a price (TE202 belongs to that run alone).
+create function engine.runs_with_events(p_user_ids bigint[], p_run_ids bigint[], p_feed text, p_time timestamptz)
+returns table (user_id bigint, run_id bigint)
+language plpgsql stable as $$
+declare
+  v_plan record;
+  v_calendar text;
+  v_date date;
+begin
+  select k.calendar, (p_time at time zone k.time_zone)::date into strict v_calendar, v_date
+    from feed f join calendar k on k.calendar = f.calendar where f.feed = p_feed;
+
+  return query
+    select r.user_id, r.run_id
+      from unnest(p_user_ids, p_run_ids) r (user_id, run_id)
+      left join engine_state s on s.user_id = r.user_id and s.run_id = r.run_id
+     where s.run_id is null or s.step_logical_time >= p_time
+        or exists (select from paper_order o where o.user_id = r.user_id and o.run_id = r.run_id
+                      and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED'))
+        or exists (select from mtm_ledger m where m.user_id = r.user_id and m.run_id = r.run_id and m.logical_time = p_time)
+        or exists (select from paper_equity_curve e where e.user_id = r.user_id and e.run_id = r.run_id and e.logical_time = p_time)
+        or exists (select from paper_position p where p.user_id = r.user_id and p.run_id = r.run_id and p.quantity <> 0
+                      and not exists (select from price_bar b where b.feed = p_feed and b.symbol = p.symbol and b.logical_time <= p_time));
+
+  for v_plan in
+    select p.user_id, p.run_id, p.start_date, p.frequency, p.roll, p.next_slot, p.instalments, p.end_date
+      from unnest(p_user_ids, p_run_ids) r (user_id, run_id)
+      join sip_plan p on p.user_id = r.user_id and p.run_id = r.run_id
+    union all
+    select p.user_id, p.run_id, p.start_date, p.frequency, 'NEXT', p.next_slot, null, null
+      from unnest(p_user_ids, p_run_ids) r (user_id, run_id)
+      join rebalance_plan p on p.user_id = r.user_id and p.run_id = r.run_id
+  loop
+    if engine.next_due_date(v_calendar, v_plan.start_date, v_plan.frequency, v_plan.roll, v_plan.next_slot,
+                            v_plan.instalments, v_plan.end_date) <= v_date then
+      user_id := v_plan.user_id;
+      run_id := v_plan.run_id;
+      return next;
+    end if;
+  end loop;
+end $$;
+
+-- Tick one run; what goes wrong becomes that run's ERROR. The row was locked before, outside this block: a caught
+-- error releases what was locked inside it. Classes 40, 55 and 57 concern the call, not the run, and every other class
+-- of PostgreSQL and of the engine is named, because a nameless catch has swallowed deadlocks before.
+-- writes: every per-run table
+create function engine.tick_or_fail(p_user_id bigint, p_run_id bigint, p_time timestamptz) returns void
+language plpgsql as $$
+declare
+  v_state text;
+  v_message text;
+begin
+  begin
+    perform engine.tick_run(engine.read_context(p_user_id, p_run_id), p_time);
+    return;
+  exception
+    when sqlstate '40000' or lock_not_available or query_canceled then
+      raise;
+    when sqlstate 'TE000' or sqlstate 'P0000' or sqlstate '22000' or sqlstate '23000' or sqlstate '21000'
+      or sqlstate '0A000' or sqlstate '27000' or sqlstate '28000' or sqlstate '2F000' or sqlstate '38000'
+      or sqlstate '39000' or sqlstate '42000' or sqlstate '44000' or sqlstate '53000' or sqlstate '54000'
+      or sqlstate '55000' or sqlstate '58000' or sqlstate 'XX000' then
+      get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
+  end;
+  update strategy_run r set status = 'ERROR', status_reason = v_state || ': ' || v_message
+   where r.user_id = p_user_id and r.run_id = p_run_id;
+end $$;
+
+-- One batch of at most p_limit runs after (p_user_id, p_run_id), locked in key order. Returns the last key of the
+-- batch, null when there was none. Locks and reads are separate statements.
+-- writes: every per-run table
+create function engine.tick_batch(p_feed text, p_time timestamptz, p_limit int, inout p_user_id bigint, inout p_run_id bigint)
+language plpgsql set search_path = public, pg_temp as $$
+declare
+  v_users bigint[];
+  v_runs bigint[];
+  v_busy_users bigint[];
+  v_busy_runs bigint[];
+begin
+  select array_agg(l.user_id order by l.user_id, l.run_id), array_agg(l.run_id order by l.user_id, l.run_id)
+    into v_users, v_runs
+    from (select r.user_id, r.run_id from strategy_run r
+           where r.feed = p_feed and r.status = 'RUNNING' and (r.user_id, r.run_id) > (p_user_id, p_run_id)
+           order by r.user_id, r.run_id limit p_limit for no key update) l;
+  p_user_id := v_users[cardinality(v_users)];
+  p_run_id := v_runs[cardinality(v_runs)];
+
+  select array_agg(r.user_id order by r.user_id, r.run_id), array_agg(r.run_id order by r.user_id, r.run_id)
+    into v_users, v_runs
+    from unnest(v_users, v_runs) r (user_id, run_id)
+    left join engine_state s on s.user_id = r.user_id and s.run_id = r.run_id
+   where coalesce(s.last_logical_time < p_time, true) and coalesce(s.step_logical_time <= p_time, true);
+  select array_agg(e.user_id order by e.user_id, e.run_id), array_agg(e.run_id order by e.user_id, e.run_id)
+    into v_busy_users, v_busy_runs
+    from (select distinct b.user_id, b.run_id from engine.runs_with_events(v_users, v_runs, p_feed, p_time) b) e;
+  select array_agg(q.user_id order by q.user_id, q.run_id), array_agg(q.run_id order by q.user_id, q.run_id)
+    into v_users, v_runs
+    from (select * from unnest(v_users, v_runs) a (user_id, run_id)
+          except select * from unnest(v_busy_users, v_busy_runs) b (user_id, run_id)) q;
+
+  update engine_state s
+     set last_logical_time = p_time, first_logical_time = coalesce(s.first_logical_time, p_time)
+    from unnest(v_users, v_runs) r (user_id, run_id)
+   where s.user_id = r.user_id and s.run_id = r.run_id;
+  perform engine.mark(v_users, v_runs, p_feed, array[p_time]);
+  for i in 1 .. coalesce(cardinality(v_busy_users), 0) loop
+    perform engine.tick_or_fail(v_busy_users[i], v_busy_runs[i], p_time);
+  end loop;
+end $$;
+
+create or replace procedure tick_all(p_logical_time timestamptz, p_feed text default 'default', p_commit_every int default null)
+language plpgsql as $$
+declare
+  v_user_id bigint := -9223372036854775808;
+  v_run_id bigint := -9223372036854775808;
+begin
+  perform engine.require_time(p_logical_time);
+  perform engine.require(coalesce(p_commit_every, 1) > 0, 'argument=commit_every must_be=positive');
+  perform engine.require_feed_time(p_feed, p_logical_time);
+  loop
+    select b.p_user_id, b.p_run_id into v_user_id, v_run_id
+      from engine.tick_batch(p_feed, p_logical_time, coalesce(p_commit_every, 1000), v_user_id, v_run_id) b;
+    exit when v_user_id is null;
+    if p_commit_every is not null then
+      commit;
+    end if;
+  end loop;
+end $$;
+comment on procedure tick_all is 'CALL tick_all(logical_time, feed, commit_every): the same rows as tick for every RUNNING run of the feed. Runs at or past that time are skipped; a run whose tick fails goes to ERROR with SQLSTATE and message, and the others go on. commit_every null: one transaction; a number: COMMIT after so many runs. TE201, TE203.';
