@@ -3,9 +3,23 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
--- Lock order: the run row before its children, everywhere. A rebuild takes it first of all, so that it waits for the
--- ticks in flight instead of deadlocking with them.
-lock table strategy_run in access exclusive mode;
+-- A rebuild needs every table for itself, and may not hold one while it waits for another: verbs take the run first,
+-- raw writers their own table first. So: wait for the run's table (verbs queue there), take the others at once or let
+-- go and try again.
+do $$
+begin
+  loop
+    begin
+      lock table strategy_run in access exclusive mode;
+      lock table engine_state, engine_status, paper_order, paper_trade, paper_position, cash_ledger, mtm_ledger,
+        paper_equity_curve, event_ledger, sip_plan, rebalance_plan, target_weight, risk_limit, forbidden_symbol
+        in access exclusive mode nowait;
+      exit;
+    exception when lock_not_available then
+      perform pg_sleep(0.01);
+    end;
+  end loop;
+end $$;
 
 drop schema if exists engine cascade;
 create schema engine;

@@ -55,7 +55,7 @@ begin
     when 'WEEKLY' then return p_start + 7 * p_slot;
     when 'MONTHLY' then return (p_start + make_interval(months => p_slot))::date;
     when 'QUARTERLY' then return (p_start + make_interval(months => 3 * p_slot))::date;
-    when 'DAILY' then
+    else  -- DAILY
       if p_calendar = 'ALWAYS' then
         return p_start + p_slot;
       end if;

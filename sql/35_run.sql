@@ -2,8 +2,8 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
-create or replace function create_user(p_name text) returns bigint
-language plpgsql set search_path = public, pg_temp as $$
+create function engine.create_user(p_name text) returns bigint
+language plpgsql as $$
 declare
   v_user_id bigint;
 begin
@@ -15,18 +15,16 @@ begin
   end loop;
   return v_user_id;
 end $$;
-comment on function create_user is 'create_user(name) → user_id. A new user; names need not be unique.';
 
 -- writes: strategy_run, engine_state, engine_status, cash_ledger
-create or replace function start_run(
-  p_user_id bigint, p_initial_cash numeric, p_feed text default 'default', p_name text default null,
-  p_participation numeric default null, p_slippage_bps numeric default 0, p_fee_schedule text default null,
-  p_mark_policy text default 'EVERY_TICK', p_currency text default 'USD'
+create function engine.start_run(
+  p_user_id bigint, p_initial_cash numeric, p_feed text, p_name text,
+  p_participation numeric, p_slippage_bps numeric, p_fee_schedule text,
+  p_mark_policy text, p_currency text
 ) returns bigint
-language plpgsql set search_path = public, pg_temp as $$
+language plpgsql as $$
 declare
   v_run_id bigint;
-  c engine.context;
 begin
   perform engine.require_number('initial_cash', p_initial_cash);
   perform engine.require(p_initial_cash >= 0, format('argument=initial_cash value=%s must_be=not_negative', p_initial_cash));
@@ -48,11 +46,10 @@ begin
     exit when found;
   end loop;
 
-  c := engine.open_run(p_user_id, v_run_id);
+  perform engine.open_run(p_user_id, v_run_id);
   insert into engine_status (user_id, run_id, status) values (p_user_id, v_run_id, 'RUNNING');
   return v_run_id;
 end $$;
-comment on function start_run is 'start_run(user, initial_cash, feed, name, …) → run_id. A RUNNING run with its state, its lifecycle row and its opening cash entry. 23505 when the user already has a RUNNING run, 23503 for an unknown user, TE201 for an unknown feed.';
 
 -- The status change itself does the rest (engine.on_run_update), so that a hand-typed update does it too.
 -- writes: strategy_run
@@ -63,20 +60,6 @@ begin
   update strategy_run r set status = p_status, status_reason = p_reason
    where r.user_id = p_user_id and r.run_id = p_run_id and r.status = 'RUNNING';
 end $$;
-
-create or replace function stop_run(p_user_id bigint, p_run_id bigint, p_reason text default null) returns void
-language plpgsql set search_path = public, pg_temp as $$
-begin
-  perform engine.leave_running(p_user_id, p_run_id, 'STOPPED', p_reason);
-end $$;
-comment on function stop_run is 'stop_run(user, run, reason): cancel open orders, log, STOPPED. Nothing happens to a run that has ended.';
-
-create or replace function fail_run(p_user_id bigint, p_run_id bigint, p_error text) returns void
-language plpgsql set search_path = public, pg_temp as $$
-begin
-  perform engine.leave_running(p_user_id, p_run_id, 'ERROR', p_error);
-end $$;
-comment on function fail_run is 'fail_run(user, run, error): cancel open orders, log, ERROR. Nothing happens to a run that has ended.';
 
 -- BEFORE UPDATE of strategy_run. Names are qualified here and in the guards: a trigger runs under its caller's path.
 -- The guard of the child tables still sees RUNNING, which is why the cancel happens before the row changes.

@@ -3,10 +3,10 @@ set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
 -- writes: risk_limit
-create or replace function set_risk_limit(
-  p_user_id bigint, p_run_id bigint, p_max_position numeric default null, p_max_order_value numeric default null
+create function engine.set_risk_limit(
+  p_user_id bigint, p_run_id bigint, p_max_position numeric, p_max_order_value numeric
 ) returns void
-language plpgsql set search_path = public, pg_temp as $$
+language plpgsql as $$
 declare
   c engine.context := engine.open_run(p_user_id, p_run_id);
 begin
@@ -20,11 +20,10 @@ begin
   on conflict (user_id, run_id) do update
     set max_position = excluded.max_position, max_order_value = excluded.max_order_value;
 end $$;
-comment on function set_risk_limit is 'set_risk_limit(user, run, max_position, max_order_value): units held per symbol and value of one order; null lifts a limit. Replaces what was set before.';
 
 -- writes: forbidden_symbol
-create or replace function forbid_symbol(p_user_id bigint, p_run_id bigint, p_symbol text) returns void
-language plpgsql set search_path = public, pg_temp as $$
+create function engine.forbid_symbol(p_user_id bigint, p_run_id bigint, p_symbol text) returns void
+language plpgsql as $$
 declare
   c engine.context := engine.open_run(p_user_id, p_run_id);
 begin
@@ -33,7 +32,6 @@ begin
   insert into forbidden_symbol (user_id, run_id, symbol) values (p_user_id, p_run_id, p_symbol)
   on conflict (user_id, run_id, symbol) do nothing;
 end $$;
-comment on function forbid_symbol is 'forbid_symbol(user, run, symbol): orders for it are rejected SYMBOL_FORBIDDEN from now on, at acceptance and at the fill.';
 
 -- Cash that open buys hold back, the order p_except left out.
 create function engine.reserved_cash(c engine.context, p_except bigint default null) returns numeric

@@ -56,13 +56,13 @@ begin
 end $$;
 
 -- writes: paper_order
-create or replace function place_order(
+create function engine.place_order(
   p_user_id bigint, p_run_id bigint, p_symbol text, p_side text, p_quantity numeric,
-  p_order_type text default 'MARKET', p_limit_price numeric default null, p_stop_price numeric default null,
-  p_time_in_force text default 'GTC', p_client_order_id text default null, p_trail_amount numeric default null,
-  p_trail_percent numeric default null, p_good_till timestamptz default null
+  p_order_type text, p_limit_price numeric, p_stop_price numeric,
+  p_time_in_force text, p_client_order_id text, p_trail_amount numeric,
+  p_trail_percent numeric, p_good_till timestamptz
 ) returns paper_order
-language plpgsql set search_path = public, pg_temp as $$
+language plpgsql as $$
 declare
   c engine.context;
   v_order paper_order;
@@ -98,11 +98,10 @@ begin
   returning * into v_order;
   return v_order;
 end $$;
-comment on function place_order is 'place_order(user, run, symbol, side, quantity, order_type, limit_price, …) → the paper_order row, PENDING or REJECTED with its reject_reason. It matches bars later than the run''s last tick. The same client_order_id returns the first order (TE102 when the terms differ). TE101 for what cannot be an order, TE001, TE204.';
 
 -- writes: paper_order
-create or replace function cancel_order(p_user_id bigint, p_run_id bigint, p_order_id bigint) returns paper_order
-language plpgsql set search_path = public, pg_temp as $$
+create function engine.cancel_order(p_user_id bigint, p_run_id bigint, p_order_id bigint) returns paper_order
+language plpgsql as $$
 declare
   c engine.context := engine.open_run(p_user_id, p_run_id);
   v_order paper_order;
@@ -116,4 +115,3 @@ begin
   perform engine.require(found, format('argument=order_id value=%s must_be=an_order_of_the_run', p_order_id));
   return v_order;
 end $$;
-comment on function cancel_order is 'cancel_order(user, run, order_id) → the paper_order row, CANCELED; a closed order is returned unchanged. TE101 for an unknown id.';

@@ -126,13 +126,13 @@ begin
 end $$;
 
 -- writes: sip_plan
-create or replace function create_sip(
+create function engine.create_sip(
   p_user_id bigint, p_run_id bigint, p_symbol text, p_amount numeric, p_frequency text, p_start date,
-  p_roll text default 'NEXT', p_catch_up text default 'ONCE', p_end date default null, p_instalments int default null,
-  p_step_up_percent numeric default null, p_step_up_amount numeric default null, p_step_up_every int default null,
-  p_whole_units boolean default false
+  p_roll text, p_catch_up text, p_end date, p_instalments int,
+  p_step_up_percent numeric, p_step_up_amount numeric, p_step_up_every int,
+  p_whole_units boolean
 ) returns bigint
-language plpgsql set search_path = public, pg_temp as $$
+language plpgsql as $$
 declare
   c engine.context := engine.open_run(p_user_id, p_run_id);
   v_sip_id bigint;
@@ -163,7 +163,6 @@ begin
           p_instalments, p_step_up_percent, round(p_step_up_amount, c.scale), p_step_up_every, p_whole_units);
   return v_sip_id;
 end $$;
-comment on function create_sip is 'create_sip(user, run, symbol, amount, frequency, start, roll, catch_up, …) → sip_id. Buys amount of symbol at every slot from start on. TE201 for an unknown symbol.';
 
 -- writes: sip_plan
 create function engine.set_sip_paused(p_user_id bigint, p_run_id bigint, p_sip_id bigint, p_paused boolean) returns void
@@ -176,17 +175,3 @@ begin
    where p.user_id = p_user_id and p.run_id = p_run_id and p.sip_id = p_sip_id;
   perform engine.require(found, format('argument=sip_id value=%s must_be=a_sip_of_the_run', p_sip_id));
 end $$;
-
-create or replace function pause_sip(p_user_id bigint, p_run_id bigint, p_sip_id bigint) returns void
-language plpgsql set search_path = public, pg_temp as $$
-begin
-  perform engine.set_sip_paused(p_user_id, p_run_id, p_sip_id, true);
-end $$;
-comment on function pause_sip is 'pause_sip(user, run, sip_id): slots that fall due while it is paused end SIP_SKIPPED_PAUSED.';
-
-create or replace function resume_sip(p_user_id bigint, p_run_id bigint, p_sip_id bigint) returns void
-language plpgsql set search_path = public, pg_temp as $$
-begin
-  perform engine.set_sip_paused(p_user_id, p_run_id, p_sip_id, false);
-end $$;
-comment on function resume_sip is 'resume_sip(user, run, sip_id): later slots execute again.';

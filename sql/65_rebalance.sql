@@ -79,10 +79,10 @@ begin
 end $$;
 
 -- writes: rebalance_plan, target_weight
-create or replace function create_rebalance(
-  p_user_id bigint, p_run_id bigint, p_weights jsonb, p_frequency text, p_start date, p_band numeric default null
+create function engine.create_rebalance(
+  p_user_id bigint, p_run_id bigint, p_weights jsonb, p_frequency text, p_start date, p_band numeric
 ) returns bigint
-language plpgsql set search_path = public, pg_temp as $$
+language plpgsql as $$
 declare
   c engine.context := engine.open_run(p_user_id, p_run_id);
   v_plan_id bigint;
@@ -110,4 +110,3 @@ begin
   select p_user_id, p_run_id, v_plan_id, w.key, w.value::numeric from jsonb_each(p_weights) w;
   return v_plan_id;
 end $$;
-comment on function create_rebalance is 'create_rebalance(user, run, weights, frequency, start, band) → plan_id. weights is {"SYMBOL": share of equity}, at most 1 in sum. band: trade only what is further than this share from its target. TE201 for an unknown symbol.';

@@ -46,8 +46,8 @@ begin
   perform engine.save_state(c);
 end $$;
 
-create or replace function match_orders(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz) returns int
-language plpgsql set search_path = public, pg_temp as $$
+create function engine.match_orders(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz) returns int
+language plpgsql as $$
 declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
 begin
@@ -57,12 +57,11 @@ begin
   end if;
   return c.made;
 end $$;
-comment on function match_orders is 'match_orders(user, run, logical_time) → trades made: the tick''s matching alone, on the bars after the last tick.';
 
-create or replace function try_execute_sip(
-  p_user_id bigint, p_run_id bigint, p_logical_time timestamptz, p_market_open boolean default null
+create function engine.try_execute_sip(
+  p_user_id bigint, p_run_id bigint, p_logical_time timestamptz, p_market_open boolean
 ) returns int
-language plpgsql set search_path = public, pg_temp as $$
+language plpgsql as $$
 declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
 begin
@@ -72,12 +71,11 @@ begin
   end if;
   return c.made;
 end $$;
-comment on function try_execute_sip is 'try_execute_sip(user, run, logical_time, market_open) → slots executed: the tick''s SIP step alone. market_open null = ask the calendar; a closed market writes nothing and the slot stays due.';
 
-create or replace function try_rebalance(
-  p_user_id bigint, p_run_id bigint, p_logical_time timestamptz, p_market_open boolean default null
+create function engine.try_rebalance(
+  p_user_id bigint, p_run_id bigint, p_logical_time timestamptz, p_market_open boolean
 ) returns int
-language plpgsql set search_path = public, pg_temp as $$
+language plpgsql as $$
 declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
 begin
@@ -87,10 +85,9 @@ begin
   end if;
   return c.made;
 end $$;
-comment on function try_rebalance is 'try_rebalance(user, run, logical_time, market_open) → slots executed: the tick''s rebalance step alone.';
 
-create or replace function log_mtm(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz) returns boolean
-language plpgsql set search_path = public, pg_temp as $$
+create function engine.log_mtm(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz) returns boolean
+language plpgsql as $$
 declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
 begin
@@ -101,10 +98,9 @@ begin
   perform engine.end_step(c, p_logical_time);
   return engine.mark_mtm(c, p_logical_time);
 end $$;
-comment on function log_mtm is 'log_mtm(user, run, logical_time) → whether the mtm_ledger row is new. It closes that time.';
 
-create or replace function record_equity(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz) returns boolean
-language plpgsql set search_path = public, pg_temp as $$
+create function engine.record_equity(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz) returns boolean
+language plpgsql as $$
 declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
 begin
@@ -115,4 +111,3 @@ begin
   perform engine.end_step(c, p_logical_time);
   return engine.mark_equity(c, p_logical_time);
 end $$;
-comment on function record_equity is 'record_equity(user, run, logical_time) → whether the paper_equity_curve row is new. It closes that time.';

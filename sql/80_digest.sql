@@ -51,8 +51,8 @@ begin
 end $$;
 
 -- A hash of row hashes: 32 bytes a row, so that the longest run fits in memory.
-create or replace function run_digest(p_user_id bigint, p_run_id bigint) returns text
-language plpgsql stable set search_path = public, pg_temp as $$
+create function engine.run_digest(p_user_id bigint, p_run_id bigint) returns text
+language plpgsql stable as $$
 begin
   perform engine.require_run(p_user_id, p_run_id);
   return (
@@ -60,11 +60,10 @@ begin
                                              order by r.ordinal, r.key collate "C"), '')), 'hex')
       from engine.canonical_rows(p_user_id, p_run_id) r);
 end $$;
-comment on function run_digest is 'run_digest(user, run) → SHA-256, in hex, over the run''s orders, trades, positions, cash, MTM, equity and events in a fixed order. No user or run id, no wall-clock time: equal for equal histories, on any server.';
 
-create or replace function replay_diff(p_user_a bigint, p_run_a bigint, p_user_b bigint, p_run_b bigint)
+create function engine.replay_diff(p_user_a bigint, p_run_a bigint, p_user_b bigint, p_run_b bigint)
 returns table (ledger text, key text, row_a jsonb, row_b jsonb)
-language plpgsql stable set search_path = public, pg_temp as $$
+language plpgsql stable as $$
 begin
   perform engine.require_run(p_user_a, p_run_a), engine.require_run(p_user_b, p_run_b);
   return query
@@ -74,4 +73,3 @@ begin
      where a.row_data::text is distinct from b.row_data::text
      order by coalesce(a.ordinal, b.ordinal), coalesce(a.key, b.key) collate "C";
 end $$;
-comment on function replay_diff is 'replay_diff(user_a, run_a, user_b, run_b) → the rows in which two runs differ, null where one has none; nothing when they are identical.';

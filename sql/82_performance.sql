@@ -78,8 +78,8 @@ begin atomic
                             from paper_equity_curve c where c.user_id = p_user_id and c.run_id = p_run_id) q) e) g;
 end;
 
-create or replace function performance(p_user_id bigint, p_run_id bigint) returns table (metric text, value numeric)
-language plpgsql stable set search_path = public, pg_temp as $$
+create function engine.performance(p_user_id bigint, p_run_id bigint) returns table (metric text, value numeric)
+language plpgsql stable as $$
 declare
   v_from timestamptz;
   v_to timestamptz;
@@ -125,4 +125,3 @@ begin
     ('max_drawdown', engine.max_drawdown(p_user_id, p_run_id))
   ) m (metric, value);
 end $$;
-comment on function performance is 'performance(user, run) → (metric, value). Money in the run''s currency; rates as shares (0.1 = 10 %), null where undefined. xirr: external flows against equity. xirr_invested: buys and sells against market value, the money-weighted return of what was put to work, idle cash left out. twr, cagr (365-day years), max_drawdown from marks.';

@@ -42,8 +42,8 @@ return case
   else coalesce(p_time = (c).last_logical_time, false)
 end;
 
-create or replace procedure tick(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz)
-language plpgsql set search_path = public, pg_temp as $$
+create function engine.tick(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz) returns void
+language plpgsql as $$
 declare
   c engine.context;
 begin
@@ -53,4 +53,3 @@ begin
     perform engine.tick_run(c, p_logical_time);
   end if;
 end $$;
-comment on procedure tick is 'CALL tick(user, run, logical_time): everything the run owes for that time, whole or not at all, exactly once. The caller owns the transaction. A tick that has happened returns quietly, even after the run has ended. TE001, TE003, TE202, TE203, TE204.';

@@ -34,16 +34,20 @@ end $$;
 
 -- Up to p_events whole ticks with the quiet spans before them, in the caller's transaction. True when the range is
 -- done. Times that are complete are skipped; a time before the last tick that never was is TE003, as in tick.
+-- p_events null: all of it.
 -- writes: every per-run table
 create function engine.replay_events(p_user_id bigint, p_run_id bigint, p_from timestamptz, p_to timestamptz, p_events int)
 returns boolean
 language plpgsql set search_path = public, pg_temp as $$
 declare
-  c engine.context := engine.open_run(p_user_id, p_run_id);
+  c engine.context;
   v_next timestamptz;
   v_event timestamptz;
   v_is_first boolean := true;
 begin
+  perform engine.require_time(p_from), engine.require_time(p_to);
+  perform engine.require(coalesce(p_events, 1) > 0, 'argument=commit_every must_be=positive');
+  c := engine.open_run(p_user_id, p_run_id);
   select min(b.logical_time) into v_next from price_bar b
    where b.feed = c.feed and b.logical_time between p_from and least(p_to, c.last_logical_time - interval '1 microsecond')
      and c.last_logical_time is not null and not engine.is_complete(c, b.logical_time);
@@ -51,7 +55,7 @@ begin
     perform engine.require_now(c, v_next);
   end if;
 
-  for v_done in 1 .. p_events loop
+  for v_done in 1 .. coalesce(p_events, 2147483647) loop
     v_next := engine.next_feed_time(c.feed, greatest(p_from, c.last_logical_time), p_to, coalesce(p_from <= c.last_logical_time, false));
     if v_next is null then
       return true;
@@ -70,18 +74,3 @@ begin
   end loop;
   return false;
 end $$;
-
-create or replace procedure replay(
-  p_user_id bigint, p_run_id bigint, p_from timestamptz, p_to timestamptz, p_commit_every int default null
-)
-language plpgsql as $$
-begin
-  perform engine.require_time(p_from), engine.require_time(p_to);
-  perform engine.require(coalesce(p_commit_every, 1) > 0, 'argument=commit_every must_be=positive');
-  while not engine.replay_events(p_user_id, p_run_id, p_from, p_to, coalesce(p_commit_every, 1000000)) loop
-    if p_commit_every is not null then
-      commit;
-    end if;
-  end loop;
-end $$;
-comment on procedure replay is 'CALL replay(user, run, from, to, commit_every): the same rows as tick at every feed time of the inclusive range, faster. Completed times are skipped, so a killed replay is finished by calling it again. commit_every null: one transaction; a number: COMMIT after so many events.';

@@ -72,8 +72,8 @@ begin
    where r.user_id = p_user_id and r.run_id = p_run_id;
 end $$;
 
--- One batch of at most p_limit runs after (p_user_id, p_run_id), locked in key order. Returns the last key of the
--- batch, null when there was none. Locks and reads are separate statements.
+-- One batch of at most p_limit runs after (p_user_id, p_run_id), null = from the start, locked in key order. Returns the
+-- last key of the batch, null when there was none. Locks and reads are separate statements.
 -- writes: every per-run table
 create function engine.tick_batch(p_feed text, p_time timestamptz, p_limit int, inout p_user_id bigint, inout p_run_id bigint)
 language plpgsql set search_path = public, pg_temp as $$
@@ -83,11 +83,16 @@ declare
   v_busy_users bigint[];
   v_busy_runs bigint[];
 begin
+  if p_user_id is null then
+    perform engine.require_time(p_time);
+    perform engine.require(coalesce(p_limit, 1) > 0, 'argument=commit_every must_be=positive');
+    perform engine.require_feed_time(p_feed, p_time);
+  end if;
   select array_agg(l.user_id order by l.user_id, l.run_id), array_agg(l.run_id order by l.user_id, l.run_id)
     into v_users, v_runs
     from (select r.user_id, r.run_id from strategy_run r
-           where r.feed = p_feed and r.status = 'RUNNING' and (r.user_id, r.run_id) > (p_user_id, p_run_id)
-           order by r.user_id, r.run_id limit p_limit for no key update) l;
+           where r.feed = p_feed and r.status = 'RUNNING' and (p_user_id is null or (r.user_id, r.run_id) > (p_user_id, p_run_id))
+           order by r.user_id, r.run_id limit coalesce(p_limit, 1000) for no key update) l;
   p_user_id := v_users[cardinality(v_users)];
   p_run_id := v_runs[cardinality(v_runs)];
 
@@ -113,23 +118,3 @@ begin
     perform engine.tick_or_fail(v_busy_users[i], v_busy_runs[i], p_time);
   end loop;
 end $$;
-
-create or replace procedure tick_all(p_logical_time timestamptz, p_feed text default 'default', p_commit_every int default null)
-language plpgsql as $$
-declare
-  v_user_id bigint := -9223372036854775808;
-  v_run_id bigint := -9223372036854775808;
-begin
-  perform engine.require_time(p_logical_time);
-  perform engine.require(coalesce(p_commit_every, 1) > 0, 'argument=commit_every must_be=positive');
-  perform engine.require_feed_time(p_feed, p_logical_time);
-  loop
-    select b.p_user_id, b.p_run_id into v_user_id, v_run_id
-      from engine.tick_batch(p_feed, p_logical_time, coalesce(p_commit_every, 1000), v_user_id, v_run_id) b;
-    exit when v_user_id is null;
-    if p_commit_every is not null then
-      commit;
-    end if;
-  end loop;
-end $$;
-comment on procedure tick_all is 'CALL tick_all(logical_time, feed, commit_every): the same rows as tick for every RUNNING run of the feed. Runs at or past that time are skipped; a run whose tick fails goes to ERROR with SQLSTATE and message, and the others go on. commit_every null: one transaction; a number: COMMIT after so many runs. TE201, TE203.';
