@@ -66,9 +66,11 @@ begin
 end $$;
 
 create function engine.is_session_date(p_calendar text, p_date date) returns boolean
-language sql stable
-return p_calendar = 'ALWAYS'
+language plpgsql stable as $$
+begin
+  return p_calendar = 'ALWAYS'
     or exists (select from market_session m where m.calendar = p_calendar and m.session_date = p_date);
+end $$;
 
 -- The date from which a slot is due. PREVIOUS looks back from the nominal date, so it is null (not due, not known)
 -- until the calendar reaches that date.
@@ -115,28 +117,34 @@ end $$;
 
 -- Has a session closed before p_time that began the slot's chance to execute?
 create function engine.is_session_missed(p_calendar text, p_due date, p_time timestamptz) returns boolean
-language sql stable
-return case
+language plpgsql stable as $$
+begin
+  return case
   when p_calendar = 'ALWAYS' then ((p_due + 1)::timestamp at time zone 'UTC') < p_time
   else (select m.close_at from market_session m
          where m.calendar = p_calendar and m.session_date >= p_due
          order by m.session_date limit 1) < p_time
 end;
+end $$;
 
 create function engine.last_close(p_feed text, p_symbol text, p_time timestamptz) returns numeric
-language sql stable
-return (select b.close from price_bar b
+language plpgsql stable as $$
+begin
+  return (select b.close from price_bar b
          where b.feed = p_feed and b.symbol = p_symbol and b.logical_time <= p_time
          order by b.logical_time desc limit 1);
+end $$;
 
 -- The feed's first bar time at or after p_from (p_after: strictly after) and not later than p_to.
 create function engine.next_feed_time(p_feed text, p_from timestamptz, p_to timestamptz, p_after boolean default false)
 returns timestamptz
-language sql stable
-return (select b.logical_time from price_bar b
+language plpgsql stable as $$
+begin
+  return (select b.logical_time from price_bar b
          where b.feed = p_feed and b.logical_time >= p_from and (b.logical_time > p_from or not p_after)
            and b.logical_time <= p_to
          order by b.logical_time limit 1);
+end $$;
 
 -- div() is exact where a rounded quotient would sometimes land one step too high.
 create function engine.floor_to(p_value numeric, p_step numeric) returns numeric

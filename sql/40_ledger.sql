@@ -61,13 +61,13 @@ end $$;
 
 -- writes: engine_state
 create function engine.save_state(c engine.context) returns void
-language sql
-begin atomic
+language plpgsql as $$
+begin
   update engine_state s
      set cash = (c).cash, first_logical_time = (c).first_logical_time, last_logical_time = (c).last_logical_time,
          step_logical_time = (c).step_logical_time
    where s.user_id = (c).user_id and s.run_id = (c).run_id;
-end;
+end $$;
 
 -- One fill: the trade, its cash, its position. Total average cost: a sale takes its share of the cost with it.
 -- The order row is the caller's.

@@ -35,21 +35,25 @@ end $$;
 
 -- Cash that open buys hold back, the order p_except left out.
 create function engine.reserved_cash(c engine.context, p_except bigint default null) returns numeric
-language sql stable
-return (select coalesce(sum(round((o.quantity - o.filled_quantity) * o.reserve_price, (c).scale)), 0)
+language plpgsql stable as $$
+begin
+  return (select coalesce(sum(round((o.quantity - o.filled_quantity) * o.reserve_price, (c).scale)), 0)
           from paper_order o
          where o.user_id = (c).user_id and o.run_id = (c).run_id
            and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
            and o.side = 'BUY' and o.order_id is distinct from p_except);
+end $$;
 
 -- Units of p_symbol that open orders of that side still want.
 create function engine.open_quantity(c engine.context, p_symbol text, p_side text) returns numeric
-language sql stable
-return (select coalesce(sum(o.quantity - o.filled_quantity), 0)
+language plpgsql stable as $$
+begin
+  return (select coalesce(sum(o.quantity - o.filled_quantity), 0)
           from paper_order o
          where o.user_id = (c).user_id and o.run_id = (c).run_id
            and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
            and o.symbol = p_symbol and o.side = p_side);
+end $$;
 
 -- Null when the order may stand, else its reject_reason. p_price null: no price is known yet, so what depends on it
 -- waits for the fill. p_reserved: cash held back for others. p_open: units that open orders of that side already claim;

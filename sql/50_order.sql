@@ -3,9 +3,11 @@ set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
 create function engine.next_order_id(c engine.context) returns bigint
-language sql stable
-return 1 + coalesce((c).last_order_id,
+language plpgsql stable as $$
+begin
+  return 1 + coalesce((c).last_order_id,
   (select max(o.order_id) from paper_order o where o.user_id = (c).user_id and o.run_id = (c).run_id), 0);
+end $$;
 
 -- Refuses what cannot be an order at all, before anything is locked.
 create function engine.require_order_terms(

@@ -5,8 +5,10 @@ set local plpgsql.extra_errors = 'shadowed_variables';
 -- When the session ends in which a DAY order was accepted; accepted while the market is closed, it belongs to the next
 -- session. An order from before the first tick was accepted just before it.
 create function engine.day_close(c engine.context, p_accepted timestamptz) returns timestamptz
-language sql stable
-return (engine.next_close((c).calendar, coalesce(p_accepted, (c).first_logical_time), p_accepted is not null)).close_at;
+language plpgsql stable as $$
+begin
+  return (engine.next_close((c).calendar, coalesce(p_accepted, (c).first_logical_time), p_accepted is not null)).close_at;
+end $$;
 
 -- The first bar time in (p_after, p_to] at which an open order may fill or expire; null = none. A superset is enough:
 -- match_bar decides.
@@ -58,12 +60,14 @@ end;
 -- A bar is fresh to an order when no bar of its symbol lies between it and the later of the session's open and the
 -- order's acceptance.
 create function engine.is_fresh(c engine.context, p_order paper_order, p_bar price_bar, p_open_at timestamptz) returns boolean
-language sql stable
-return not exists (
+language plpgsql stable as $$
+begin
+  return not exists (
   select from price_bar b
    where b.feed = (p_bar).feed and b.symbol = (p_bar).symbol and b.logical_time < (p_bar).logical_time
      and b.logical_time > p_open_at
      and b.logical_time > coalesce((p_order).logical_time, (c).first_logical_time - interval '1 microsecond'));
+end $$;
 
 -- writes: paper_order
 create function engine.expire_day_orders(c engine.context, p_closed_by timestamptz, p_time timestamptz) returns void
