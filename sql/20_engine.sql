@@ -86,6 +86,10 @@ begin
   if not found then
     perform engine.refuse('TE204', format('user_id=%s run_id=%s', p_user_id, p_run_id));
   end if;
+  -- an older snapshot would go on with a state that another tick has left behind: let the lock find out (40001)
+  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    perform from engine_state s where s.user_id = p_user_id and s.run_id = p_run_id for no key update;
+  end if;
 end $$;
 
 create function engine.require_time(p_logical_time timestamptz) returns void
