@@ -38,7 +38,7 @@ end $$;
 -- writes: every per-run table
 create function engine.replay_events(p_user_id bigint, p_run_id bigint, p_from timestamptz, p_to timestamptz, p_events int)
 returns boolean
-language plpgsql set search_path = public, pg_temp as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
 declare
   c engine.context;
   v_next timestamptz;
