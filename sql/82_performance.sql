@@ -64,18 +64,23 @@ end;
 create function engine.time_weighted_return(p_user_id bigint, p_run_id bigint) returns numeric
 language sql stable
 begin atomic
+  with flow as materialized (
+    select coalesce(l.logical_time, '-infinity') as logical_time, l.amount
+      from cash_ledger l where l.user_id = p_user_id and l.run_id = p_run_id and l.trade_id is null
+  ), mark as (
+    select e.logical_time, e.equity, lag(e.equity) over w as previous, lag(e.logical_time) over w as previous_time
+      from paper_equity_curve e where e.user_id = p_user_id and e.run_id = p_run_id
+    window w as (order by e.logical_time)
+  )
   select case when count(*) = count(g.growth) filter (where g.growth > 0) and count(*) > 0
               then round(exp(sum(ln(g.growth) order by g.logical_time)) - 1, 8) end
-    from (select e.logical_time,
-                 (e.equity - case when e.previous is null then 0 else e.flow end) / nullif(coalesce(e.previous, e.flow), 0) as growth
-            from (select q.logical_time, q.equity,
-                         lag(q.equity) over (order by q.logical_time) as previous,
-                         (select coalesce(sum(l.amount), 0) from cash_ledger l
-                           where l.user_id = p_user_id and l.run_id = p_run_id and l.trade_id is null
-                             and coalesce(l.logical_time, '-infinity') <= q.logical_time
-                             and (q.previous_time is null or l.logical_time > q.previous_time)) as flow
-                    from (select c.logical_time, c.equity, lag(c.logical_time) over (order by c.logical_time) as previous_time
-                            from paper_equity_curve c where c.user_id = p_user_id and c.run_id = p_run_id) q) e) g;
+    from (select m.logical_time,
+                 case when m.previous is null then m.equity / nullif(f.amount, 0)
+                      else (m.equity - f.amount) / nullif(m.previous, 0) end as growth
+            from mark m
+           cross join lateral (select coalesce(sum(f.amount), 0) as amount from flow f
+                                where f.logical_time <= m.logical_time
+                                  and (m.previous_time is null or f.logical_time > m.previous_time)) f) g;
 end;
 
 create function engine.performance(p_user_id bigint, p_run_id bigint) returns table (metric text, value numeric)

@@ -136,13 +136,14 @@ create view engine.violation_mark as
    where e.market_value <> m.market_value
   union all
   select e.user_id, e.run_id, 'equity_cash_disagrees_with_ledger', 'logical_time=' || e.logical_time
-    from (select l.user_id, l.run_id, coalesce(l.logical_time, '-infinity') as since,
-                 lead(coalesce(l.logical_time, '-infinity'), 1, 'infinity') over w as till, sum(l.amount) over w as cash
-            from cash_ledger l window w as (partition by l.user_id, l.run_id order by l.logical_time nulls first, l.entry_id)) l
-    join engine.accounted_run r on r.user_id = l.user_id and r.run_id = l.run_id
-    join paper_equity_curve e on e.user_id = l.user_id and e.run_id = l.run_id
-     and e.logical_time >= l.since and e.logical_time < l.till
-   where e.cash <> l.cash
+    from (select b.user_id, b.run_id, b.logical_time, b.cash,
+                 sum(b.amount) over (partition by b.user_id, b.run_id order by b.logical_time, b.cash is not null) as ledger
+            from (select l.user_id, l.run_id, coalesce(l.logical_time, '-infinity') as logical_time, l.amount, null::numeric as cash
+                    from cash_ledger l
+                  union all
+                  select c.user_id, c.run_id, c.logical_time, 0, c.cash from paper_equity_curve c) b) e
+    join engine.accounted_run r on r.user_id = e.user_id and r.run_id = e.run_id
+   where e.cash <> e.ledger
   union all
   select r.user_id, r.run_id, 'last_tick_is_not_whole', 'last_logical_time=' || r.last_logical_time
     from engine.accounted_run r

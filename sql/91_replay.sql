@@ -13,16 +13,18 @@ declare
   v_found timestamptz := engine.next_match_time(c, c.last_logical_time, p_to);
 begin
   for v_plan in
-    select p.start_date, p.frequency, p.roll, p.next_slot, p.instalments, p.end_date
+    select p.start_date, p.frequency, p.roll, p.next_slot, p.instalments, p.end_date,
+           (select min(b.logical_time) from price_bar b where b.feed = c.feed and b.symbol = p.symbol) as first_price
       from sip_plan p where p.user_id = c.user_id and p.run_id = c.run_id
     union all
-    select p.start_date, p.frequency, 'NEXT', p.next_slot, null, null
+    select p.start_date, p.frequency, 'NEXT', p.next_slot, null, null, p_from
       from rebalance_plan p where p.user_id = c.user_id and p.run_id = c.run_id
   loop
     v_due := engine.next_due_date(c.calendar, v_plan.start_date, v_plan.frequency, v_plan.roll, v_plan.next_slot,
                                   v_plan.instalments, v_plan.end_date);
-    if v_due is not null then
-      v_found := least(v_found, engine.next_feed_time(c.feed, greatest(p_from, v_due::timestamp at time zone c.time_zone), p_to));
+    if v_due is not null and v_plan.first_price is not null then
+      v_found := least(v_found, engine.next_feed_time(c.feed,
+        greatest(p_from, v_plan.first_price, v_due::timestamp at time zone c.time_zone), p_to));
     end if;
   end loop;
   return least(v_found,
