@@ -1,0 +1,44 @@
+"""The command line `papertick`: thin, because every rule is the engine's. See `papertick --help`.
+
+Exit codes: 0 done, 1 refused or violated, 2 usage, 3 the server cannot be reached.
+"""
+
+from __future__ import annotations
+
+import click
+
+from engine_py import __version__, cli_data, cli_db, cli_run, cli_tick
+from engine_py.cli_base import Root
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="papertick", help="Print the version.")
+def main() -> None:
+    """Paper trading inside PostgreSQL.
+
+    Without --dsn and DB_DSN an embedded PostgreSQL starts by itself. Try: papertick demo
+
+    Exit codes: 0 done, 1 refused or violated, 2 usage, 3 the server cannot be reached.
+    """
+
+
+for _command in (
+    cli_tick.demo,
+    cli_db.db,
+    cli_run.user,
+    cli_data.feed,
+    cli_data.calendar,
+    cli_run.run,
+    cli_run.order,
+    cli_run.sip,
+    cli_run.rebalance,
+    cli_tick.tick,
+    cli_tick.replay,
+    cli_tick.tick_all,
+    cli_tick.check,
+    cli_tick.digest,
+):
+    main.add_command(_command)
+
+if __name__ == "__main__":
+    main()

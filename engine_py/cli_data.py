@@ -1,0 +1,91 @@
+"""papertick feed, papertick calendar: market data in."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+from psycopg import Connection
+
+from engine_py import feed as feeds
+from engine_py.cli_base import Group, emit, session, show_progress
+from engine_py.render import table, text
+
+
+@click.group(cls=Group)
+def feed() -> None:
+    """Market data."""
+
+
+@feed.command("load")
+@click.argument("file")
+@click.option("--feed", default="default", show_default=True, help="Feed to load into; made if it is new.")
+@click.option("--calendar", help="Calendar that a new feed follows. Default: ALWAYS.")
+@click.option("--symbol", help="Symbol of every bar, for files that have no such column.")
+@click.option("--skip-bad", is_flag=True, help="Leave bad lines out instead of refusing the file.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be stored.")
+def feed_load(file: str, feed: str, calendar: str | None, symbol: str | None, skip_bad: bool, dry_run: bool) -> None:
+    """Load bars from a CSV FILE ('-' reads standard input; gzip is fine).
+
+    Columns, by name: symbol; logical_time, timestamp, datetime, time or date; open, high, low, close; volume
+    if known. A time carries its offset and is the bar's close; a date stands for that session's close. A file
+    may be loaded again.
+    """
+
+    def load(conn: Connection) -> feeds.LoadReport:
+        return feeds.load_csv(
+            conn,
+            file,
+            feed=feed,
+            calendar=calendar,
+            symbol=symbol,
+            skip_bad=skip_bad,
+            dry_run=dry_run,
+            progress=_count if show_progress() else None,
+        )
+
+    with session() as s:
+        _report(s.run(load, repeatable=file != "-"))
+
+
+@feed.command("list")
+def feed_list() -> None:
+    """Feeds, with how much they hold and when."""
+    with session() as s:
+        rows = [asdict(info) for info in s.run(feeds.list_feeds)]
+    emit(rows, table(rows, ("feed", "calendar", "symbols", "bars", "first", "last")))
+
+
+@click.group(cls=Group)
+def calendar() -> None:
+    """Market sessions."""
+
+
+@calendar.command("load")
+@click.argument("file")
+@click.option("--calendar", required=True, help="Calendar to load into; made if it is new.")
+@click.option("--time-zone", help="The market's IANA time zone, for a new calendar. Default: UTC.")
+def calendar_load(file: str, calendar: str, time_zone: str | None) -> None:
+    """Load sessions from a CSV FILE with the columns session_date, open_at, close_at."""
+    with session() as s:
+        _report(
+            s.run(
+                lambda conn: feeds.load_sessions(conn, file, calendar=calendar, time_zone=time_zone),
+                repeatable=file != "-",
+            )
+        )
+
+
+def _count(rows: int) -> None:
+    click.echo(f"\r{rows} rows read", nl=False, err=True)
+
+
+def _report(report: feeds.LoadReport) -> None:
+    if show_progress():
+        click.echo("\r", nl=False, err=True)
+    words = f"{report.target}: {report.rows} rows stored, {report.unchanged} unchanged"
+    words += f", {report.skipped_count} skipped"
+    if report.first:
+        words += f"; {text(report.first)} to {text(report.last)}"
+    words += "".join(f"\n  line {p.line}: {p.message} [{p.code}]" for p in report.skipped)
+    emit({**asdict(report), "skipped": [problem._asdict() for problem in report.skipped]}, words)

@@ -1,0 +1,289 @@
+"""papertick user, run, order, sip, rebalance: one run and what it owns."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import click
+
+from engine_py.cli_base import DATE, ID, KEYWORD, NUMBER, Group, Row, Session, emit, get_run, of_run, session
+from engine_py.render import pairs, table, text
+
+_NEGATIVE = {"ignore_unknown_options": True}  # so that -5 is a number, for the engine to refuse
+
+_RUN = ("user_id", "run_id", "name", "feed", "status", "last_logical_time")
+_ORDER = ("order_id", "symbol", "side", "order_type", "quantity", "limit_price", "status", "reject_reason")
+_SIP = ("sip_id", "symbol", "amount", "frequency", "start_date", "next_slot", "paused")
+
+
+@click.group(cls=Group)
+def user() -> None:
+    """Owners of runs."""
+
+
+@user.command("create")
+@click.argument("name")
+def user_create(name: str) -> None:
+    """Create a user; prints the id that every other command calls USER."""
+    with session() as s:
+        row = s.call_once("create_user", name=name)
+    user_id = row["create_user"]
+    emit({"user_id": user_id, "name": name}, f"user {user_id}")
+
+
+@click.group(cls=Group)
+def run() -> None:
+    """Runs: paper accounts that follow one feed."""
+
+
+@run.command("start", context_settings=_NEGATIVE)
+@click.argument("user", type=ID)
+@click.option("--cash", required=True, type=NUMBER, help="Initial cash.")
+@click.option("--feed", help="Feed that the run follows. Default: default.")
+@click.option("--name", help="A name to know it by.")
+@click.option("--currency", help="Three-letter code. Default: USD.")
+def run_start(user: int, cash: str, feed: str | None, name: str | None, currency: str | None) -> None:
+    """Start a run for USER, who can have one RUNNING at a time."""
+    with session() as s:
+        terms = {"user_id": user, "initial_cash": cash, "feed": feed, "name": name, "currency": currency}
+        run_id = s.call_once("start_run", **terms)["start_run"]
+        row = get_run(s, user, run_id)
+    emit(row, f"run {run_id} of user {user} is {row['status']}")
+
+
+@run.command("stop")
+@of_run
+@click.option("--reason", help="Why, for the log.")
+def run_stop(user: int, run: int, reason: str | None) -> None:
+    """Stop a run for good: its open orders are canceled and nothing is written any more."""
+    with session() as s:
+        s.call("stop_run", user_id=user, run_id=run, reason=reason)
+        row = get_run(s, user, run)
+    emit(row, f"run {run} of user {user} is {row['status']}")
+
+
+@run.command("list")
+@click.option("--user", type=ID, help="Only this user's.")
+def run_list(user: int | None) -> None:
+    """Every run, and how far it has come."""
+    with session() as s:
+        rows = s.select(
+            """select r.*, s.last_logical_time
+                 from strategy_run r left join engine_state s on s.user_id = r.user_id and s.run_id = r.run_id
+                where r.user_id = coalesce(%s::bigint, r.user_id) order by r.user_id, r.run_id""",
+            user,
+        )
+    emit(rows, table(rows, _RUN))
+
+
+@run.command("show")
+@of_run
+def run_show(user: int, run: int) -> None:
+    """One run: state, positions, last equity, performance."""
+    with session() as s:
+        document = _describe(s, user, run)
+    emit(document, _words(document))
+
+
+def _describe(s: Session, user: int, run: int) -> dict[str, Any]:
+    key = (user, run)
+    state = s.select("select * from engine_state where user_id = %s and run_id = %s", *key)
+    equity = s.select(
+        """select * from paper_equity_curve where user_id = %s and run_id = %s
+            order by logical_time desc limit 1""",
+        *key,
+    )
+    return {
+        "run": get_run(s, *key),
+        "state": next(iter(state), None),
+        "positions": s.select(
+            'select * from paper_position where user_id = %s and run_id = %s order by symbol collate "C"',
+            *key,
+        ),
+        "equity": next(iter(equity), None),
+        "performance": {row["metric"]: row["value"] for row in s.select("select * from performance(%s, %s)", *key)},
+    }
+
+
+def _words(document: dict[str, Any]) -> str:
+    state = document["state"] or {}
+    head = {**document["run"], "cash": state.get("cash"), "last_logical_time": state.get("last_logical_time")}
+    names = (*_RUN, "status_reason", "currency", "initial_cash", "cash")
+    parts = [
+        pairs((name, text(head[name])) for name in names),
+        table(document["positions"], ("symbol", "quantity", "cost_basis", "realized_pnl")),
+        pairs((name, text(value)) for name, value in document["performance"].items()),
+    ]
+    return "\n\n".join(parts)
+
+
+@click.group(cls=Group)
+def order() -> None:
+    """Orders."""
+
+
+@order.command("place", context_settings=_NEGATIVE)
+@of_run
+@click.argument("symbol")
+@click.argument("side", type=KEYWORD)
+@click.argument("quantity", type=NUMBER)
+@click.option("--type", "order_type", type=KEYWORD, help="MARKET or LIMIT. Default: MARKET.")
+@click.option("--limit", "limit_price", type=NUMBER, help="Limit price, for LIMIT.")
+@click.option("--tif", "time_in_force", type=KEYWORD, help="DAY or GTC. Default: GTC.")
+@click.option("--client-order-id", help="Your own id: the same call again returns the first order.")
+def order_place(user: int, run: int, **terms: str | None) -> None:
+    """Place an order of SIDE buy or sell. It fills on bars after the run's last tick.
+
+    An order that cannot be accepted is stored as REJECTED, with the reason; that is no error.
+    """
+    with session() as s:
+        call = s.call_once if terms["client_order_id"] is None else s.call
+        row = call("place_order", user_id=user, run_id=run, **terms)
+    _emit_order(row)
+
+
+@order.command("cancel")
+@of_run
+@click.argument("order_id", type=ID)
+def order_cancel(user: int, run: int, order_id: int) -> None:
+    """Cancel an open order; a closed one is left as it is."""
+    with session() as s:
+        row = s.call("cancel_order", user_id=user, run_id=run, order_id=order_id)
+    _emit_order(row)
+
+
+def _emit_order(row: Row) -> None:
+    reason = f": {row['reject_reason']}" if row["reject_reason"] else ""
+    terms = " ".join(text(row[name]) for name in ("side", "quantity", "symbol"))
+    emit(row, f"order {row['order_id']} ({terms}) is {row['status']}{reason}")
+
+
+@order.command("list")
+@of_run
+@click.option("--status", type=KEYWORD, help="Only orders of this status.")
+def order_list(user: int, run: int, status: str | None) -> None:
+    """The orders of a run."""
+    with session() as s:
+        get_run(s, user, run)
+        rows = s.select(
+            """select * from paper_order where user_id = %s and run_id = %s and status = coalesce(%s, status)
+                order by order_id""",
+            *(user, run, status),
+        )
+    emit(rows, table(rows, _ORDER))
+
+
+@click.group(cls=Group)
+def sip() -> None:
+    """SIPs: scheduled buys of a fixed amount."""
+
+
+@sip.command("create", context_settings=_NEGATIVE)
+@of_run
+@click.argument("symbol")
+@click.argument("amount", type=NUMBER)
+@click.argument("frequency", type=KEYWORD)
+@click.argument("start", type=DATE)
+@click.option("--roll", type=KEYWORD, help="On a holiday: NEXT or PREVIOUS session, or SKIP. Default: NEXT.")
+@click.option("--catch-up", type=KEYWORD, help="Slots that were missed: ONCE, EACH or SKIP. Default: ONCE.")
+@click.option("--end", type=DATE, help="Last date.")
+@click.option("--instalments", type=NUMBER, help="How many slots there are.")
+@click.option("--step-up-percent", type=NUMBER, help="Raise the amount by so many percent.")
+@click.option("--step-up-amount", type=NUMBER, help="Raise the amount by so much.")
+@click.option("--step-up-every", type=NUMBER, help="Raise it once every so many slots.")
+@click.option("--whole-units", is_flag=True, default=None, help="Buy whole units; carry the rest forward.")
+def sip_create(user: int, run: int, **terms: str | bool | None) -> None:
+    """Buy AMOUNT of SYMBOL at every FREQUENCY (daily, weekly, monthly, quarterly) from START on."""
+    with session() as s:
+        sip_id = s.call_once("create_sip", user_id=user, run_id=run, **terms)["create_sip"]
+        row = _sips(s, user, run, sip_id)[0]
+    emit(row, f"sip {sip_id}")
+
+
+@sip.command("pause")
+@of_run
+@click.argument("sip_id", type=ID)
+def sip_pause(user: int, run: int, sip_id: int) -> None:
+    """Pause a SIP: slots that fall due meanwhile are skipped."""
+    with session() as s:
+        s.call("pause_sip", user_id=user, run_id=run, sip_id=sip_id)
+        emit(_sips(s, user, run, sip_id)[0], f"sip {sip_id} is paused")
+
+
+@sip.command("resume")
+@of_run
+@click.argument("sip_id", type=ID)
+def sip_resume(user: int, run: int, sip_id: int) -> None:
+    """Resume a paused SIP: later slots buy again."""
+    with session() as s:
+        s.call("resume_sip", user_id=user, run_id=run, sip_id=sip_id)
+        emit(_sips(s, user, run, sip_id)[0], f"sip {sip_id} goes on")
+
+
+@sip.command("list")
+@of_run
+def sip_list(user: int, run: int) -> None:
+    """The SIPs of a run."""
+    with session() as s:
+        get_run(s, user, run)
+        rows = _sips(s, user, run)
+    emit(rows, table(rows, _SIP))
+
+
+def _sips(s: Session, user: int, run: int, sip_id: int | None = None) -> list[Row]:
+    return s.select(
+        """select * from sip_plan where user_id = %s and run_id = %s and sip_id = coalesce(%s::bigint, sip_id)
+            order by sip_id""",
+        *(user, run, sip_id),
+    )
+
+
+@click.group(cls=Group)
+def rebalance() -> None:
+    """Rebalances: scheduled trades to target weights."""
+
+
+@rebalance.command("create")
+@of_run
+@click.argument("frequency", type=KEYWORD)
+@click.argument("start", type=DATE)
+@click.option("--weight", "weights", multiple=True, required=True, help="SYMBOL=share of equity: AAPL=0.6")
+@click.option("--band", type=NUMBER, help="Trade only what is further than this share from its target.")
+def rebalance_create(
+    user: int, run: int, frequency: str, start: str, weights: tuple[str, ...], band: str | None
+) -> None:
+    """Trade to the weights at every FREQUENCY (daily, weekly, monthly, quarterly) from START on.
+
+    What the weights leave of 1 stays in cash.
+    """
+    with session() as s:
+        terms = {"weights": weights_json(weights), "frequency": frequency, "start": start, "band": band}
+        made = s.call_once("create_rebalance", user_id=user, run_id=run, **terms)
+        plan_id = made["create_rebalance"]
+        key = (user, run, plan_id)
+        (plan,) = s.select("select * from rebalance_plan where user_id = %s and run_id = %s and plan_id = %s", *key)
+        stored = s.select(
+            """select symbol, weight from target_weight where user_id = %s and run_id = %s and plan_id = %s
+                order by symbol collate "C" """,
+            *key,
+        )
+    emit({**plan, "weights": {row["symbol"]: row["weight"] for row in stored}}, f"rebalance {plan_id}")
+
+
+def weights_json(weights: tuple[str, ...]) -> str:
+    """The JSON object of `SYMBOL=number` words, each number with the digits it came with."""
+    members: dict[str, str] = {}
+    for word in weights:
+        symbol, _, number = word.rpartition("=")
+        try:
+            digits = str(Decimal(number))
+        except InvalidOperation:
+            digits = ""
+        if not symbol or not digits:
+            raise click.BadParameter(f"{word!r} is not like AAPL=0.6", param_hint="--weight")
+        if symbol in members:
+            raise click.BadParameter(f"{symbol} has two weights", param_hint="--weight")
+        members[symbol] = digits
+    return "{" + ", ".join(f"{json.dumps(symbol)}: {digits}" for symbol, digits in members.items()) + "}"

@@ -1,0 +1,136 @@
+"""papertick demo, tick, replay, tick-all, check, digest: time moves, and what came of it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from engine_py import demo as demonstration
+from engine_py import replaying
+from engine_py.cli_base import (
+    NUMBER,
+    TIME,
+    Command,
+    Session,
+    emit,
+    get_run,
+    of_run,
+    options,
+    session,
+    show_progress,
+)
+from engine_py.render import table, text
+
+
+@click.command(cls=Command)
+def demo() -> None:
+    """Thirteen years of two portfolios, on data that comes with papertick. Call it again at any time."""
+    with session() as s:
+        results = demonstration.run(s, quiet=options().json, bar=show_progress())
+    emit({"runs": results, "violations": sum(r["violations"] for r in results)}, demonstration.report(results))
+    if any(r["violations"] for r in results):
+        sys.exit(1)
+
+
+@click.command(cls=Command)
+@of_run
+@click.argument("time", type=TIME)
+def tick(user: int, run: int, time: str) -> None:
+    """Do everything that the run owes for TIME, once. A tick that has happened is left as it is."""
+    with session() as s:
+        s.do("tick", user_id=user, run_id=run, logical_time=time)
+        mark = _mark(s, user, run, time)
+    emit(mark, _words(mark))
+
+
+@click.command(cls=Command)
+@of_run
+@click.option("--from", "first", type=TIME, help="First time. Default: the run's next.")
+@click.option("--to", "last", type=TIME, help="Last time. Default: the feed's last.")
+@click.option("--commit-every", type=NUMBER, help="Commit after so many events, not only after each slice.")
+def replay(user: int, run: int, first: str | None, last: str | None, commit_every: str | None) -> None:
+    """Tick the run at every time of its feed, fast. What is killed goes on from there when called again."""
+    with session() as s:
+        get_run(s, user, run)
+        slices = replaying.plan(s, user, run, first, last)
+        times = sum(part.times for part in slices)
+        done = replaying.replay(s, user, run, slices, commit_every)
+        if show_progress():
+            with click.progressbar(length=times, label="replay", file=sys.stderr, show_pos=True) as bar:
+                for part in done:
+                    bar.update(part)
+        else:
+            for _ in done:
+                pass
+        mark = _mark(s, user, run)
+    emit({**mark, "times": times}, f"{times} times replayed; {_words(mark)}")
+
+
+@click.command(cls=Command, name="tick-all")
+@click.argument("time", type=TIME)
+@click.option("--feed", help="Feed whose runs are ticked. Default: default.")
+@click.option("--commit-every", type=NUMBER, help="Commit after so many runs, not only at the end.")
+def tick_all(time: str, feed: str | None, commit_every: str | None) -> None:
+    """Tick every RUNNING run of a feed. Exit code 1 if that sent a run to ERROR."""
+    with session() as s:
+        before = s.select("select coalesce(max(status_id), 0) as id from engine_status")[0]["id"]
+        s.do("tick_all", logical_time=time, feed=feed, commit_every=commit_every)
+        failed = s.select(
+            """select l.user_id, l.run_id, l.reason from engine_status l
+                 join strategy_run r on r.user_id = l.user_id and r.run_id = l.run_id
+                where l.status_id > %s and l.status = 'ERROR' and r.feed = coalesce(%s, r.feed)
+                order by l.user_id, l.run_id""",
+            *(before, feed),
+        )
+        ticked = s.select(
+            """select count(*) as runs from strategy_run r
+                 join engine_state s on s.user_id = r.user_id and s.run_id = r.run_id
+                where r.status = 'RUNNING' and r.feed = coalesce(%s, 'default')
+                  and s.last_logical_time >= %s""",
+            *(feed, time),
+        )
+    words = f"{ticked[0]['runs']} runs are at {time} or later"
+    emit(
+        {"logical_time": time, "runs": ticked[0]["runs"], "failed": failed},
+        words if not failed else f"{words}; failed:\n{table(failed, ('user_id', 'run_id', 'reason'))}",
+    )
+    if failed:
+        sys.exit(1)
+
+
+@click.command(cls=Command)
+def check() -> None:
+    """Check every invariant of every run. Exit code 1 if one is broken."""
+    with session() as s:
+        rows = s.select("select * from violations order by user_id, run_id, rule, detail")
+    emit(rows, table(rows, ("user_id", "run_id", "rule", "detail")) if rows else "no violations")
+    if rows:
+        sys.exit(1)
+
+
+@click.command(cls=Command)
+@of_run
+def digest(user: int, run: int) -> None:
+    """Print the run's digest: SHA-256 over all that it did. Equal runs have equal digests."""
+    with session() as s:
+        value = s.call("run_digest", user_id=user, run_id=run)["run_digest"]
+    emit({"user_id": user, "run_id": run, "digest": value}, value)
+
+
+def _mark(s: Session, user: int, run: int, time: str | None = None) -> dict[str, Any]:
+    """The run's equity at a time, or at its last."""
+    rows = s.select(
+        """select * from paper_equity_curve where user_id = %s and run_id = %s
+              and logical_time = coalesce(%s::timestamptz, logical_time)
+            order by logical_time desc limit 1""",
+        *(user, run, time),
+    )
+    nothing = dict.fromkeys(("logical_time", "cash", "market_value", "equity"))
+    return rows[0] if rows else {"user_id": user, "run_id": run, **nothing}
+
+
+def _words(mark: dict[str, Any]) -> str:
+    names = ("equity", "cash", "market_value")
+    return f"{text(mark['logical_time'])}: " + ", ".join(f"{name} {text(mark[name])}" for name in names)

@@ -1,0 +1,877 @@
+"""The command line: every command, its JSON, its exit codes, and a demo that nothing can spoil."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import psycopg
+import pytest
+from click.testing import CliRunner, Result
+from psycopg import sql
+
+from engine_py import demo
+from engine_py.cli import main
+from engine_py.cli_base import Session
+from engine_py.db import Database
+from engine_py.errors import ConnectionFailedError
+from engine_py.feed import load_bundled
+
+PROJECT = Path(__file__).resolve().parent.parent
+UNREACHABLE = "host=127.0.0.1 port=1 dbname=nobody connect_timeout=2"
+T1, T2, T3 = (f"2024-01-0{day}T21:00:00Z" for day in (2, 3, 4))
+BARS = f"""symbol,logical_time,open,high,low,close,volume
+AAA,{T1},100,110,90,105,1000
+AAA,{T2},106,120,100,110,1000
+AAA,{T3},111,115,108,112,1000
+BBB,{T1},50,51,49,50,
+BBB,{T2},50,51,49,50,
+BBB,{T3},50,51,49,50,
+"""
+PER_RUN = (
+    *("strategy_run", "engine_state", "engine_status", "paper_order", "paper_trade", "paper_position"),
+    *("cash_ledger", "mtm_ledger", "paper_equity_curve", "event_ledger"),
+    *("sip_plan", "rebalance_plan", "target_weight"),
+)
+
+
+class Cli:
+    """Runs commands against one database."""
+
+    def __init__(self, dsn: str) -> None:
+        self.env = {"DB_DSN": dsn, "PAPERTICK_HOME": "/nonexistent"}
+
+    def __call__(self, *args: object, code: int = 0, stdin: str | None = None) -> Result:
+        result = CliRunner().invoke(main, [str(arg) for arg in args], env=self.env, input=stdin)
+        assert result.exit_code == code, (args, result.exit_code, result.output, result.exception)
+        assert code != 0 or result.stderr == "", result.stderr
+        return result
+
+    def json(self, *args: object, code: int = 0, stdin: str | None = None) -> Any:
+        return json.loads(self(*args, "--json", code=code, stdin=stdin).stdout)
+
+    def error(self, *args: object, code: int = 1) -> dict[str, Any]:
+        """The error, which must be the same in words and in JSON; nothing on stdout."""
+        words = self(*args, code=code)
+        document = self("--json", *args, code=code)
+        assert words.stdout == document.stdout == ""
+        error = json.loads(document.stderr)["error"]
+        assert list(error) == ["code", "message", "detail", "hint"]
+        start = f"error {error['code']}: " if error["code"] else "error: "
+        assert words.stderr.startswith(start)
+        assert len(words.stderr.splitlines()) == 1
+        assert all(part in words.stderr for part in (error["detail"], error["hint"]) if part)
+        return dict(error)
+
+
+@pytest.fixture
+def cli(dsn: str) -> Cli:
+    return Cli(dsn)
+
+
+@pytest.fixture
+def market(cli: Cli, tmp_path: Path) -> Path:
+    """Three days of two symbols in feed `default`."""
+    path = tmp_path / "bars.csv"
+    path.write_text(BARS)
+    cli("feed", "load", path)
+    return path
+
+
+@pytest.fixture
+def run(cli: Cli, market: Path) -> tuple[int, int]:
+    """A user with a RUNNING run of 10,000."""
+    user = cli.json("user", "create", "Ann")["user_id"]
+    return user, cli.json("run", "start", user, "--cash", "10000")["run_id"]
+
+
+def contents(db: psycopg.Connection) -> dict[str, list[Any]]:
+    """Every row of every run, as text."""
+    return {
+        table: [
+            row[0] for row in db.execute(sql.SQL("select t::text from {} t order by 1").format(sql.Identifier(table)))
+        ]
+        for table in PER_RUN
+    }
+
+
+def leaves(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in group.commands.items():
+        yield (*path, name), command
+        if isinstance(command, click.Group):
+            yield from leaves(command, (*path, name))
+
+
+# --- the whole of it
+
+
+def test_commands_are_the_documented_ones() -> None:
+    found = [" ".join(path) for path, command in leaves(main) if not isinstance(command, click.Group)]
+    assert found == [
+        *("demo", "db init", "db upgrade", "db status", "db shell", "db stop", "user create", "feed load"),
+        *("feed list", "calendar load", "run start", "run stop", "run list", "run show", "order place"),
+        *("order cancel", "order list", "sip create", "sip pause", "sip resume", "sip list"),
+        *("rebalance create", "tick", "replay", "tick-all", "check", "digest"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "command"), list(leaves(main)), ids=lambda v: " ".join(v) if isinstance(v, tuple) else ""
+)
+def test_every_command_and_option_has_help(path: tuple[str, ...], command: click.Command) -> None:
+    assert command.help
+    assert command.get_short_help_str(limit=200).endswith(".")
+    options = [p for p in command.params if isinstance(p, click.Option)]
+    assert [o.name for o in options if not o.help] == []
+    if not isinstance(command, click.Group):
+        assert {"--json", "--dsn"} <= {name for option in options for name in option.opts}
+    shown = CliRunner().invoke(main, [*path, "--help"])
+    assert shown.exit_code == 0
+    assert max(map(len, shown.output.splitlines())) <= 80
+    for argument in (p for p in command.params if isinstance(p, click.Argument)):
+        assert (argument.name or "").upper() in shown.output
+
+
+def test_module_runs_as_a_program(dsn: str) -> None:
+    for module in ("engine_py", "engine_py.cli"):
+        done = subprocess.run(
+            [sys.executable, "-m", module, "run", "list", "--json"],
+            cwd=PROJECT,
+            env={**os.environ, "DB_DSN": dsn},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, [], "")
+
+
+def test_dsn_and_json_may_stand_before_the_command(dsn: str) -> None:
+    elsewhere = Cli(UNREACHABLE)
+    assert json.loads(elsewhere("--json", "--dsn", dsn, "run", "list").stdout) == []
+    assert json.loads(elsewhere("run", "list", "--dsn", dsn, "--json").stdout) == []
+
+
+# --- exit codes
+
+
+def test_exit_code_2_and_one_line_for_a_usage_error(cli: Cli) -> None:
+    for args in (
+        ["nonsense"],
+        ["run"],
+        ["run", "start"],
+        ["run", "show", "x", "1"],
+        ["tick", "1", "1", "--nope"],
+    ):
+        if args == ["run"]:
+            assert "Commands:" in cli(*args, code=2).output
+            continue
+        error = cli.error(*args, code=2)
+        assert error["code"] is None
+        assert "--help" in error["hint"]
+
+
+def test_exit_code_3_when_the_server_cannot_be_reached() -> None:
+    for args in (["run", "list"], ["demo"], ["db", "init"], ["db", "status"]):
+        error = Cli(UNREACHABLE).error(*args, code=3)
+        assert "DB_DSN" in error["hint"]
+
+
+def test_not_a_connection_string_is_a_usage_error() -> None:
+    assert Cli("nonsense").error("run", "list", code=2)["message"].startswith("not a connection string")
+
+
+def test_error_in_words(cli: Cli) -> None:
+    said = cli("digest", 1, 9, code=1).stderr
+    assert said == "error TE204: unknown run (user_id=1 run_id=9). Check user_id and run_id.\n"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        *(["run", "show"], ["run", "stop"], ["order", "list"], ["sip", "list"], ["digest"], ["replay"]),
+        ["order", "place", "AAA", "buy", "1"],
+        ["order", "cancel", "1"],
+        ["sip", "create", "AAA", "100", "monthly", "2024-01-01"],
+        ["sip", "pause", "1"],
+        ["sip", "resume", "1"],
+        ["rebalance", "create", "monthly", "2024-01-01", "--weight", "AAA=1"],
+        ["tick", T1],
+    ],
+    ids=" ".join,
+)
+def test_unknown_and_foreign_runs_are_te204(
+    cli: Cli, db: psycopg.Connection, run: tuple[int, int], args: list[str]
+) -> None:
+    user, run_id = run
+    other = cli.json("user", "create", "Bob")["user_id"]
+    before = contents(db)
+    words = 1 if args[0] in ("tick", "replay", "digest") else 2
+    for key in ((user, run_id + 1), (other, run_id), (2**63 - 1, -(2**63))):
+        given = [*args[:words], "--", *key, *args[words:]]
+        if "--weight" in args:  # options before the ids, which may look like some
+            given = [*args[:2], "--weight", "AAA=1", "--", *key, *args[2:4]]
+        assert error_code(cli, *given) == "TE204"
+    assert contents(db) == before
+
+
+def error_code(cli: Cli, *args: object) -> str | None:
+    result = cli("--json", *args, code=1)
+    return json.loads(result.stderr)["error"]["code"]  # type: ignore[no-any-return]
+
+
+def test_only_what_may_be_repeated_is_sent_again_after_a_lost_connection(dsn: str) -> None:
+    sent: list[int] = []
+
+    def lose_the_first(conn: psycopg.Connection) -> str:
+        sent.append(conn.info.backend_pid)
+        if len(sent) == 1:
+            conn.execute("select pg_terminate_backend(pg_backend_pid())")
+        return "done"
+
+    with Database(dsn) as database:
+        with pytest.raises(ConnectionFailedError):
+            Session(database).run(lose_the_first, repeatable=False)
+        assert len(sent) == 1
+        sent.clear()
+        assert Session(database).run(lose_the_first) == "done"
+        assert len(set(sent)) == 2
+
+
+# --- runs
+
+
+def test_rl_08_start_run_via_cli_is_running(cli: Cli, db: psycopg.Connection, market: Path) -> None:
+    user = cli.json("user", "create", "Ann")["user_id"]
+    row = cli.json("run", "start", user, "--cash", "1000000.07", "--name", "first", "--currency", "EUR")
+    assert row["status"] == "RUNNING"
+    assert (row["initial_cash"], row["name"], row["currency"], row["feed"]) == (
+        "1000000.0700",
+        "first",
+        "EUR",
+        "default",
+    )
+    key = [user, row["run_id"]]
+    assert db.execute("select status from strategy_run where user_id = %s and run_id = %s", key).fetchall() == [
+        ("RUNNING",)
+    ]
+    logged = db.execute("select status, reason from engine_status where user_id = %s and run_id = %s", key).fetchall()
+    assert logged == [("RUNNING", None)]
+    # the user's second is refused, and leaves nothing
+    before = contents(db)
+    assert cli.error("run", "start", user, "--cash", "1")["code"] == "23505"
+    assert cli.error("run", "start", user + 1, "--cash", "1")["code"] == "23503"
+    assert cli.error("run", "start", user, "--cash", "1", "--feed", "nowhere")["code"] == "TE201"
+    assert contents(db) == before
+
+
+def test_rl_09_stop_run_via_cli_blocks_new_writes(cli: Cli, db: psycopg.Connection, run: tuple[int, int]) -> None:
+    cli("tick", *run, T1)
+    cli("sip", "create", *run, "AAA", "100", "monthly", "2024-01-03")
+    cli(
+        "order",
+        "place",
+        *run,
+        "AAA",
+        "buy",
+        "1",
+        "--type",
+        "limit",
+        "--limit",
+        "1",
+        "--client-order-id",
+        "mine",
+    )
+    row = cli.json("run", "stop", *run, "--reason", "enough")
+    assert (row["status"], row["status_reason"]) == ("STOPPED", "enough")
+    logged = db.execute("select status, reason from engine_status order by status_id").fetchall()
+    assert logged == [("RUNNING", None), ("STOPPED", "enough")]
+    assert [order["status"] for order in cli.json("order", "list", *run)] == ["CANCELED"]
+
+    stopped = contents(db)
+    for args in (
+        ["order", "place", *run, "AAA", "buy", "1"],
+        ["order", "cancel", *run, "1"],
+        ["sip", "create", *run, "AAA", "100", "monthly", "2024-01-01"],
+        ["sip", "pause", *run, "1"],
+        ["rebalance", "create", *run, "monthly", "2024-01-01", "--weight", "AAA=1"],
+        ["tick", *run, T2],
+        ["replay", *run],
+    ):
+        assert cli.error(*args)["code"] == "TE001", args
+    cli("run", "stop", *run)  # again: nothing happens
+    cli("tick", *run, T1)  # has happened
+    cli("tick-all", T2)
+    assert contents(db) == stopped
+
+
+def test_run_list_and_show(cli: Cli, run: tuple[int, int]) -> None:
+    user, run_id = run
+    cli("order", "place", *run, "AAA", "buy", "10")
+    assert cli.json("run", "show", *run)["equity"] is None
+    mark = cli.json("tick", *run, T1)
+    assert (mark["equity"], mark["logical_time"]) == ("10050.0000", T1)
+    assert cli.json("tick", *run, "2024-01-02T16:00:00-05:00") == mark  # the same time, once
+    shown = cli.json("run", "show", *run)
+    assert list(shown) == ["run", "state", "positions", "equity", "performance"]
+    assert (shown["run"]["status"], shown["state"]["last_logical_time"], shown["equity"]) == (
+        "RUNNING",
+        T1,
+        mark,
+    )
+    assert [(p["symbol"], p["quantity"]) for p in shown["positions"]] == [("AAA", "10.00000000")]
+    assert (shown["performance"]["equity"], shown["performance"]["xirr"]) == ("10050", None)
+    (listed,) = cli.json("run", "list")
+    assert (listed["user_id"], listed["run_id"], listed["last_logical_time"]) == (user, run_id, T1)
+    assert cli.json("run", "list", "--user", user + 1) == []
+    words = cli("run", "show", *run).stdout
+    assert "AAA" in words
+    assert "10050" in words
+    assert "RUNNING" in cli("run", "list").stdout
+    assert cli("tick", *run, T1).stdout == f"{T1}: equity 10050, cash 9000, market_value 1050\n"
+
+
+# --- orders
+
+
+def test_orders(cli: Cli, run: tuple[int, int]) -> None:
+    place = ("order", "place", *run, "AAA")
+    mine = cli.json(*place, "buy", "2.5", "--client-order-id", "k")
+    assert (mine["order_id"], mine["status"], mine["quantity"], mine["side"]) == (
+        1,
+        "PENDING",
+        "2.50000000",
+        "BUY",
+    )
+    assert cli.json(*place, "BUY", "2.5", "--client-order-id", "k") == mine
+    assert cli.error(*place, "buy", "3", "--client-order-id", "k")["code"] == "TE102"
+    limit = cli.json(*place, "buy", "1", "--type", "limit", "--limit", "0.10", "--tif", "day")
+    assert (limit["limit_price"], limit["time_in_force"]) == ("0.10000000", "DAY")
+    rejected = cli(*place, "sell", "1").stdout
+    assert rejected == "order 3 (SELL 1 AAA) is REJECTED: POSITION_INSUFFICIENT\n"
+    assert cli.json("order", "cancel", *run, 2)["status"] == "CANCELED"
+    assert cli.json("order", "cancel", *run, 2)["status"] == "CANCELED"
+    assert cli.error("order", "cancel", *run, 9)["code"] == "TE101"
+    assert [order["order_id"] for order in cli.json("order", "list", *run)] == [1, 2, 3]
+    assert [order["order_id"] for order in cli.json("order", "list", *run, "--status", "pending")] == [1]
+    assert len(cli("order", "list", *run).stdout.splitlines()) == 2 + 3
+    cli("tick", *run, T1)
+    (filled,) = cli.json("order", "list", *run, "--status", "FILLED")
+    assert (filled["avg_fill_price"], filled["closed_time"]) == ("100.00000000", T1)
+
+
+@pytest.mark.parametrize(
+    "quantity", ["NaN", "Infinity", "-Infinity", "1e130", "-1e130", "1e12", "abc", "", "0x", "1e99999"]
+)
+def test_order_of_no_quantity_is_refused(cli: Cli, db: psycopg.Connection, run: tuple[int, int], quantity: str) -> None:
+    before = contents(db)
+    code = cli.error("order", "place", *run, "AAA", "buy", "--", quantity)["code"]
+    assert code in ("TE101", "22P02", "22003")
+    code = cli.error("order", "place", *run, "AAA", "buy", "1", "--type", "limit", f"--limit={quantity}")["code"]
+    assert code in ("TE101", "22P02", "22003")
+    assert contents(db) == before
+
+
+@pytest.mark.parametrize(
+    ("symbol", "quantity", "reason"),
+    [
+        ("AAA", "0", "QUANTITY_NOT_POSITIVE"),
+        ("AAA", "-5", "QUANTITY_NOT_POSITIVE"),
+        ("AAA", "1e-30", "QUANTITY_NOT_POSITIVE"),
+        ("AAA", "0.0000015", "QUANTITY_OFF_STEP"),
+        ("", "1", "SYMBOL_UNKNOWN"),
+        ("ÄÖÜ 株", "1", "SYMBOL_UNKNOWN"),
+        ("'; drop table price_bar; --", "1", "SYMBOL_UNKNOWN"),
+    ],
+)
+def test_order_that_cannot_be_accepted_is_stored(
+    cli: Cli, db: psycopg.Connection, run: tuple[int, int], symbol: str, quantity: str, reason: str
+) -> None:
+    row = cli.json("order", "place", *run, symbol, "buy", quantity)
+    assert (row["status"], row["reject_reason"], row["symbol"]) == ("REJECTED", reason, symbol)
+    assert db.execute("select count(*) from paper_trade").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--type", "limit"],
+        ["--limit", "1"],
+        ["--type", "stop"],
+        ["--tif", "forever"],
+        ["--client-order-id", ""],
+    ],
+    ids=" ".join,
+)
+def test_order_of_bad_terms_is_te101(cli: Cli, db: psycopg.Connection, run: tuple[int, int], args: list[str]) -> None:
+    before = contents(db)
+    assert cli.error("order", "place", *run, "AAA", "buy", "1", *args)["code"] == "TE101"
+    assert cli.error("order", "place", *run, "AAA", "hold", "1")["code"] == "TE101"
+    assert contents(db) == before
+
+
+def test_argument_that_is_not_text_is_a_usage_error(cli: Cli, db: psycopg.Connection) -> None:
+    assert "UTF-8" in cli.error("user", "create", "\udcff", code=2)["message"]
+    assert db.execute("select count(*) from app_user").fetchone() == (0,)
+
+
+def test_terminal_is_not_driven_by_names(cli: Cli) -> None:
+    user = cli.json("user", "create", "x")["user_id"]
+    cli("run", "start", user, "--cash", "1", "--name", "a\x1b[2Jb\nc")
+    assert "a?[2Jb?c" in cli("run", "list").stdout
+    assert cli.json("run", "list")[0]["name"] == "a\x1b[2Jb\nc"
+
+
+# --- plans
+
+
+def test_sips(cli: Cli, run: tuple[int, int]) -> None:
+    options = [
+        "--roll",
+        "previous",
+        "--catch-up",
+        "each",
+        "--end",
+        "2025-01-01",
+        "--instalments",
+        "5",
+        "--whole-units",
+    ]
+    row = cli.json(
+        *("sip", "create", *run, "AAA", "500.50", "weekly", "2024-01-02"),
+        *(*options, "--step-up-percent", "10", "--step-up-every", "2"),
+    )
+    expected = {"sip_id": 1, "amount": "500.5000", "frequency": "WEEKLY", "start_date": "2024-01-02"}
+    expected |= {"roll": "PREVIOUS", "catch_up": "EACH", "end_date": "2025-01-01", "instalments": 5}
+    expected |= {"whole_units": True, "step_up_percent": "10.0000", "step_up_every": 2, "paused": False}
+    assert {name: row[name] for name in expected} == expected
+    plain = cli.json(
+        "sip",
+        "create",
+        *run,
+        "BBB",
+        "100",
+        "daily",
+        "2024-01-01",
+        "--step-up-amount",
+        "1",
+        "--step-up-every",
+        1,
+    )
+    assert (plain["sip_id"], plain["roll"], plain["catch_up"], plain["whole_units"]) == (
+        2,
+        "NEXT",
+        "ONCE",
+        False,
+    )
+    assert cli.json("sip", "pause", *run, 2)["paused"] is True
+    assert [sip["paused"] for sip in cli.json("sip", "list", *run)] == [False, True]
+    assert cli.json("sip", "resume", *run, 2)["paused"] is False
+    assert cli.error("sip", "pause", *run, 3)["code"] == "TE101"
+    assert "WEEKLY" in cli("sip", "list", *run).stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["ZZZ", "100", "monthly", "2024-01-01"], "TE201"),
+        (["AAA", "NaN", "monthly", "2024-01-01"], "TE101"),
+        (["AAA", "-1", "monthly", "2024-01-01"], "TE101"),
+        (["AAA", "1e-30", "monthly", "2024-01-01"], "TE101"),
+        (["AAA", "1e130", "monthly", "2024-01-01"], "TE101"),
+        (["AAA", "100", "hourly", "2024-01-01"], "TE101"),
+        (["AAA", "100", "monthly", "2024-02-30"], "22008"),
+        (["AAA", "100", "monthly", "2024-01-01", "--roll", "up"], "TE101"),
+        (["AAA", "100", "monthly", "2024-01-01", "--instalments", "0"], "TE101"),
+        (["AAA", "100", "monthly", "2024-01-01", "--instalments", "1.5"], "22P02"),
+        (["AAA", "100", "monthly", "2024-01-01", "--step-up-percent", "5"], "TE101"),
+        (["AAA", "100", "monthly", "today"], None),
+        (["AAA", "100", "monthly", "infinity"], None),
+        (["AAA", "100", "monthly", "2024-01-01", "--end", "01/02/2024"], None),
+    ],
+)
+def test_bad_sip_leaves_nothing(
+    cli: Cli, db: psycopg.Connection, run: tuple[int, int], args: list[str], code: str | None
+) -> None:
+    before = contents(db)
+    assert cli.error("sip", "create", *run, *args, code=1 if code else 2)["code"] == code
+    assert contents(db) == before
+
+
+def test_rebalance(cli: Cli, run: tuple[int, int]) -> None:
+    weights = ["--weight", "AAA=0.60000000000000000001", "--weight", "BBB=.3"]
+    row = cli.json("rebalance", "create", *run, "quarterly", "2024-01-02", *weights, "--band", "0.05")
+    assert (row["plan_id"], row["frequency"]) == (1, "QUARTERLY")
+    assert row["weights"] == {
+        "AAA": "0.60000000000000000001",
+        "BBB": "0.30000000000000000000",
+    }  # no float on the way
+    cli("tick", *run, T1)
+    assert {order["source"] for order in cli.json("order", "list", *run)} == {"REBALANCE"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "code"),
+    [
+        (["AAA=0.7", "BBB=0.4"], "TE101"),
+        (["AAA=-0.1"], "TE101"),
+        (["AAA=1e130"], "TE101"),
+        (["ZZZ=0.1"], "TE201"),
+        (["=0.1"], None),
+        (["AAA=NaN"], "22P02"),
+        (["AAA=Infinity"], "22P02"),
+        (["AAA"], None),
+        (["AAA="], None),
+        (["AAA=x"], None),
+        (['AAA=0.1, "BBB": 0.2'], None),
+        (["AAA=0.1", "AAA=0.2"], None),
+        ([], None),
+    ],
+)
+def test_bad_weights_leave_nothing(
+    cli: Cli, db: psycopg.Connection, run: tuple[int, int], weights: list[str], code: str | None
+) -> None:
+    before = contents(db)
+    options = [word for weight in weights for word in ("--weight", weight)]
+    error = cli.error("rebalance", "create", *run, "monthly", "2024-01-01", *options, code=1 if code else 2)
+    assert error["code"] == code
+    assert contents(db) == before
+
+
+# --- time
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *(
+            "2024-01-02T16:00:00",
+            "2024-01-02 16:00:00",
+            "2024-01-02",
+            "infinity",
+            "-infinity",
+            "now",
+            "today",
+            "",
+        ),
+        *(
+            "2024-01-02T16:00:00-05",
+            "2024-01-02T16:00:00 America/New_York",
+            "2024-01-02T16:00:00.0000001Z",
+            "1704229200",
+        ),
+    ],
+)
+def test_time_without_offset_is_a_usage_error(cli: Cli, db: psycopg.Connection, run: tuple[int, int], bad: str) -> None:
+    before = contents(db)
+    for args in (
+        ["tick", *run, "--", bad],
+        ["tick-all", "--", bad],
+        ["replay", *run, f"--from={bad}"],
+        ["replay", *run, f"--to={bad}"],
+    ):
+        assert "offset" in cli.error(*args, code=2)["message"]
+    assert contents(db) == before
+
+
+@pytest.mark.parametrize(
+    ("time", "code"),
+    [("1899-12-31T00:00:00Z", "TE101"), ("2300-01-01T00:00:00Z", "TE101"), ("2024-02-30T00:00:00Z", "22008")],
+)
+def test_time_that_is_none_is_refused(
+    cli: Cli, db: psycopg.Connection, run: tuple[int, int], time: str, code: str
+) -> None:
+    before = contents(db)
+    assert cli.error("tick", *run, time)["code"] == code
+    assert cli.error("tick-all", time)["code"] == code
+    assert contents(db) == before
+
+
+def test_tick_into_the_past_is_refused(cli: Cli, run: tuple[int, int]) -> None:
+    cli("tick", *run, T2)
+    error = cli.error("tick", *run, T1)
+    assert error["code"] == "TE003"
+    assert "2024-01-02 21:00:00+00" in error["detail"]  # the session is in UTC, whatever the server's zone
+
+
+def test_replay(cli: Cli, db: psycopg.Connection, run: tuple[int, int]) -> None:
+    cli("sip", "create", *run, "AAA", "100", "daily", "2024-01-01")
+    first = cli.json("replay", *run, "--to", T2)
+    assert (first["times"], first["logical_time"]) == (2, T2)
+    assert cli("replay", *run, "--commit-every", "1").stdout.startswith(f"1 times replayed; {T3}: equity ")
+    done = contents(db)
+    assert cli.json("replay", *run)["times"] == 0
+    assert cli.json("replay", *run, "--from", T1)["times"] == 3  # completed times are skipped
+    assert contents(db) == done
+    # the same as tick by tick
+    user = cli.json("user", "create", "Bob")["user_id"]
+    other = (user, cli.json("run", "start", user, "--cash", "10000")["run_id"])
+    cli("sip", "create", *other, "AAA", "100", "daily", "2024-01-01")
+    for at in (T1, T2, T3):
+        cli("tick", *other, at)
+    digest = cli.json("digest", *run)["digest"]
+    assert cli("digest", *other).stdout == f"{digest}\n"
+    assert cli.error("replay", *other, "--from", T1, "--commit-every", "0")["code"] == "TE101"
+
+
+def test_replay_of_a_run_that_began_late_starts_there(cli: Cli, run: tuple[int, int]) -> None:
+    cli("tick", *run, T2)
+    assert cli.json("replay", *run)["times"] == 1
+    assert cli.error("replay", *run, "--from", T1)["code"] == "TE003"
+
+
+def test_replay_of_a_stopped_run_is_refused_unless_it_is_complete(cli: Cli, run: tuple[int, int]) -> None:
+    cli("replay", *run, "--to", T2)
+    cli("run", "stop", *run)
+    cli("replay", *run, "--to", T2)
+    assert cli.error("replay", *run)["code"] == "TE001"
+
+
+def test_tick_all(cli: Cli, db: psycopg.Connection, run: tuple[int, int]) -> None:
+    user = cli.json("user", "create", "Bob")["user_id"]
+    other = (user, cli.json("run", "start", user, "--cash", "500")["run_id"])
+    assert cli.json("tick-all", T1) == {"logical_time": T1, "runs": 2, "failed": []}
+    assert cli("tick-all", T2, "--feed", "default", "--commit-every", "1").stdout == f"2 runs are at {T2} or later\n"
+    assert cli.error("tick-all", T1, "--feed", "nowhere")["code"] == "TE201"
+    # a run that fails takes nobody with it, and the exit code tells
+    cli("order", "place", *other, "AAA", "buy", "1")
+    cli("tick", *other, T3)
+    db.execute("delete from price_bar where symbol = 'AAA'")
+    failed = cli.json("tick-all", "2024-01-05T21:00:00Z", code=1)
+    assert failed["runs"] == 1
+    assert [(row["user_id"], row["run_id"]) for row in failed["failed"]] == [other]
+    assert failed["failed"][0]["reason"].startswith("TE202")
+
+
+@pytest.mark.plants_violations
+def test_check(cli: Cli, db: psycopg.Connection, run: tuple[int, int]) -> None:
+    cli("tick", *run, T1)
+    assert cli("check").stdout == "no violations\n"
+    assert cli.json("check") == []
+    db.execute("update engine_state set cash = cash + 1")
+    broken = cli.json("check", code=1)
+    assert broken
+    assert {(row["user_id"], row["run_id"]) for row in broken} == {run}
+    assert broken[0]["rule"] in cli("check", code=1).stdout
+
+
+# --- data
+
+
+def test_feed_load_and_list(cli: Cli, market: Path, tmp_path: Path) -> None:
+    assert cli.json("feed", "load", market)["unchanged"] == 6
+    report = cli.json(
+        "feed",
+        "load",
+        "-",
+        "--feed",
+        "new",
+        "--symbol",
+        "XYZ",
+        stdin=f"time,open,high,low,close\n{T1},1,1,1,1\n",
+    )
+    assert (report["rows"], report["first"]) == (1, T1)
+    (tmp_path / "bad.csv").write_text(BARS + f"AAA,{T3},1,1,1,1,1\nAAA,2024-01-05T21:00:00,1,1,1,1,1\n")
+    refused = cli("feed", "load", tmp_path / "bad.csv", "--feed", "other", code=1)
+    assert refused.stderr.startswith("error 23505: 2 bad lines; nothing was stored in feed other.")
+    assert "\n  line 9: " in refused.stderr
+    dry = cli.json("feed", "load", tmp_path / "bad.csv", "--feed", "other", "--skip-bad", "--dry-run")
+    assert (dry["rows"], dry["skipped_count"]) == (6, 2)
+    assert [problem["line"] for problem in dry["skipped"]] == [8, 9]
+    assert [(f["feed"], f["symbols"], f["bars"], f["last"]) for f in cli.json("feed", "list")] == [
+        ("default", 2, 6, T3),
+        ("new", 1, 1, T1),
+    ]
+    assert "default" in cli("feed", "list").stdout
+    assert cli.error("feed", "load", tmp_path / "missing.csv", code=2)["message"].startswith("cannot read")
+
+
+def test_calendar_load(cli: Cli, market: Path, tmp_path: Path) -> None:
+    path = tmp_path / "sessions.csv"
+    path.write_text("session_date,open_at,close_at\n2024-01-02,2024-01-02T14:30:00Z,2024-01-02T21:00:00Z\n")
+    report = cli.json("calendar", "load", path, "--calendar", "XTST", "--time-zone", "America/New_York")
+    assert (report["rows"], report["first"]) == (1, "2024-01-02T14:30:00Z")
+    assert "1 unchanged" in cli("calendar", "load", path, "--calendar", "XTST").stdout
+    cli(
+        "feed",
+        "load",
+        "-",
+        "--feed",
+        "daily",
+        "--calendar",
+        "XTST",
+        stdin="symbol,date,open,high,low,close\nA,2024-01-02,1,1,1,1\n",
+    )
+    assert cli.json("feed", "list")[0]["last"] == T1
+    assert cli.error("calendar", "load", path, code=2)["code"] is None
+
+
+# --- the database
+
+
+@pytest.fixture
+def empty(db: psycopg.Connection, pg_server: Any) -> Iterator[Cli]:
+    """A database without papertick."""
+    name = sql.Identifier(f"{db.info.dbname}_empty")
+    db.execute(sql.SQL("create database {} template template0").format(name))
+    yield Cli(pg_server.dsn_of(f"{db.info.dbname}_empty"))
+    db.execute(sql.SQL("drop database {} with (force)").format(name))
+
+
+def test_db_init_upgrade_status(empty: Cli) -> None:
+    assert empty.error("run", "list")["hint"] == "Run: papertick db init"
+    before = empty.json("db", "status")
+    assert (before["installed"], before["runs"], before["server"]) == (False, {}, "dsn")
+    assert "papertick db init" in empty("db", "status").stdout
+    assert empty.json("db", "init")["installed"] is True
+    assert empty("db", "init").stdout == "nothing to do: schema version 1\n"
+    assert empty.json("db", "upgrade")["changed"] is False
+    user = empty.json("user", "create", "Ann")["user_id"]
+    for _ in range(2):
+        empty("run", "stop", user, empty.json("run", "start", user, "--cash", "1")["run_id"])
+    empty("run", "start", user, "--cash", "1")
+    after = empty.json("db", "status")
+    assert (after["installed"], after["version"], after["code_current"]) == (True, 1, True)
+    assert after["runs"] == {"RUNNING": 1, "STOPPED": 2}
+    assert after["server_version"].split()[0] in empty("db", "status").stdout
+
+
+def test_db_shell_passes_its_arguments_to_psql(dsn: str) -> None:
+    if not shutil.which("psql"):
+        pytest.skip("no psql")
+    done = subprocess.run(
+        [sys.executable, "-m", "engine_py", "db", "shell", "-XAtc", "select count(*) from app_user"],
+        cwd=PROJECT,
+        env={**os.environ, "DB_DSN": dsn},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
+def test_db_shell_does_not_show_the_password(cli: Cli) -> None:
+    if not shutil.which("psql"):
+        pytest.skip("no psql")
+    secret = Cli("host=h user=u password=sesame dbname=d")
+    assert "sesame" not in json.dumps(secret.json("db", "shell"))
+
+
+def test_db_stop_is_for_the_embedded_server_alone(cli: Cli) -> None:
+    assert "embedded" in cli.error("db", "stop", code=2)["message"]
+
+
+def test_embedded_server_starts_by_itself() -> None:
+    home = tempfile.mkdtemp(prefix="papertick-home-")  # pytest's own directories are closed to root's `nobody`
+    Path(home).chmod(0o711)
+    env = {name: value for name, value in os.environ.items() if name != "DB_DSN"} | {"PAPERTICK_HOME": home}
+
+    def call(*args: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "engine_py", *args]
+        return subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True)
+
+    try:
+        asleep = call("db", "status")
+        assert (asleep.returncode, "not running" in asleep.stderr) == (3, True)
+        first = call("user", "create", "Ann")
+        assert (first.returncode, first.stdout) == (0, "user 1\n")
+        assert "its data is in" in first.stderr
+        second = call("user", "create", "Bob")
+        assert (second.stdout, second.stderr) == ("user 2\n", "")
+        status = json.loads(call("db", "status", "--json").stdout)
+        assert (status["server"], status["installed"]) == ("embedded", True)
+        assert status["data_dir"] in first.stderr
+        assert json.loads(call("db", "stop", "--json").stdout) == {"stopped": True}
+        assert call("db", "stop").stdout == "it was not running\n"
+        again = call("user", "create", "Eve", "--json")
+        assert (json.loads(again.stdout)["user_id"], again.stderr) == (3, "")
+    finally:
+        call("db", "stop")
+        shutil.rmtree(home, ignore_errors=True)
+
+
+# --- the demo
+
+
+def start_demo(dsn: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "engine_py", "demo", "--json"],
+        cwd=PROJECT,
+        env={**os.environ, "DB_DSN": dsn},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_demo_killed_and_started_twice_is_as_if_nothing_had_happened(
+    cli: Cli, dsn: str, db: psycopg.Connection
+) -> None:
+    def ticks(user: str) -> int:
+        row = db.execute(
+            """select count(*) from mtm_ledger m join app_user u on u.user_id = m.user_id where u.name = %s""",
+            [user],
+        ).fetchone()
+        return row[0] if row else 0
+
+    whole = 3270
+    for name in ("demo-sip", "demo-portfolio"):
+        victim = start_demo(dsn)
+        wait_until(lambda name=name: ticks(name) > 100)
+        victim.send_signal(signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+        victim.communicate()
+        assert ticks(name) < whole
+
+    demos = [start_demo(dsn), start_demo(dsn)]  # in two terminals at once
+    printed = [demo.communicate(timeout=120) for demo in demos]
+    assert [demo.returncode for demo in demos] == [0, 0], printed
+    assert printed[0] == printed[1]
+    result = json.loads(printed[0][0])
+    assert (result["violations"], [r["ticks"] for r in result["runs"]]) == (0, [whole, whole])
+    assert [order["status"] for order in result["runs"][1]["orders"]].count("FILLED") >= 4
+    assert db.execute("select count(*) from app_user").fetchone() == (2,)
+    assert db.execute("select count(*) from strategy_run").fetchone() == (2,)
+
+    done = contents(db)
+    assert cli.json("demo") == result
+    assert contents(db) == done
+    words = cli("demo").stdout
+    assert max(map(len, words.splitlines())) <= 80
+    assert all(r["digest"] in words for r in result["runs"])
+
+    # the same plans again, replayed whole and undisturbed
+    for one, expected in zip(demo.DEMOS, result["runs"], strict=True):
+        with db.transaction():
+            user, run_id = demo.create(db, one._replace(user=f"{one.user} again"))
+        for part in filter(None, (one.pause_at, "2013-12-31T00:00:00Z")):
+            db.execute("call replay(%s, %s, '2000-01-01T00:00:00Z', %s)", [user, run_id, part])
+            with Database(dsn) as database:
+                for order in one.later:
+                    Session(database).call("place_order", user_id=user, run_id=run_id, **order)
+        assert cli.json("digest", user, run_id)["digest"] == expected["digest"]
+
+
+def test_demo_makes_a_new_run_when_the_old_was_stopped_halfway(cli: Cli, db: psycopg.Connection) -> None:
+    load_bundled(db)
+    with db.transaction():
+        from_before = [demo.create(db, one) for one in demo.DEMOS]
+    for key in from_before:
+        cli("run", "stop", *key)
+    fresh = cli.json("demo")["runs"]
+    assert {(r["user_id"], r["run_id"]) for r in fresh}.isdisjoint(from_before)
+    assert [r["user_id"] for r in fresh] == [user for user, _ in from_before]
+    assert cli.json("demo")["runs"] == fresh
