@@ -71,7 +71,7 @@ end;
 create type engine.context as (
   user_id bigint, run_id bigint, feed text, calendar text, time_zone text, scale int, status text,
   cash numeric, first_logical_time timestamptz, last_logical_time timestamptz, step_logical_time timestamptz,
-  is_closed boolean,
+  is_closed boolean, closed_through timestamptz, residual numeric,
   last_order_id bigint, last_trade_id bigint, last_entry_id bigint,
   made int
 );
@@ -92,20 +92,24 @@ begin
   end if;
 end $$;
 
+-- A time within a detail: one word, the same in every session.
+create function engine.iso(p_time timestamptz) returns text
+language sql stable return to_char(p_time at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"');
+
 create function engine.require_time(p_logical_time timestamptz) returns void
 language plpgsql as $$
 begin
   if p_logical_time is null or p_logical_time < '1900-01-01 00:00+00' or p_logical_time >= '2300-01-01 00:00+00' then
-    perform engine.refuse('TE101', format('argument=logical_time value=%s must_be=a_time_from_1900_to_2299', p_logical_time));
+    perform engine.refuse('TE101', format('argument=logical_time value=%s must_be=a_time_from_1900_to_2299', engine.iso(p_logical_time)));
   end if;
 end $$;
 
--- A finite number within (-1e12, 1e12): what every stored quantity, price and amount can hold.
+-- A finite number that rounds into (-1e12, 1e12): what every stored quantity, price and amount can hold.
 create function engine.require_number(p_name text, p_value numeric) returns void
 language plpgsql as $$
 begin
-  if not (p_value > -1e12 and p_value < 1e12) then
-    perform engine.refuse('TE101', format('argument=%s value=%s must_be=a_number_below_1e12', p_name, left(p_value::text, 40)));
+  if (p_value > -1e13 and p_value < 1e13 and abs(round(p_value, 8)) < 1e12) is not true then
+    perform engine.refuse('TE101', format('argument=%s value=%s must_be=a_number_below_1e12', p_name, coalesce(left(p_value::text, 40), 'null')));
   end if;
 end $$;
 

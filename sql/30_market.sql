@@ -26,7 +26,7 @@ begin
    where m.calendar = p_calendar and m.close_at >= p_time and (m.close_at > p_time or not p_after)
    order by m.close_at limit 1;
   if not found then
-    perform engine.refuse('TE203', format('calendar=%s time=%s', p_calendar, p_time));
+    perform engine.refuse('TE203', format('calendar=%s time=%s', p_calendar, engine.iso(p_time)));
   end if;
   return s;
 end $$;
@@ -153,6 +153,10 @@ language sql immutable parallel safe return div(p_value, p_step) * p_step;
 -- The most units that p_money buys at p_price, floored to the step.
 create function engine.units_for(p_money numeric, p_price numeric, p_step numeric) returns numeric
 language sql immutable parallel safe return div(p_money, p_price * p_step) * p_step;
+
+-- The smallest whole number of units that lies on the step.
+create function engine.whole_step(p_step numeric) returns numeric
+language sql immutable parallel safe return p_step * div(1e8, gcd(p_step * 1e8, 1e8));
 
 -- A feed that exists, at a time its calendar knows.
 create function engine.require_feed_time(p_feed text, p_time timestamptz) returns void

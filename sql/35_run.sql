@@ -28,9 +28,9 @@ declare
 begin
   perform engine.require_number('initial_cash', p_initial_cash);
   perform engine.require(p_initial_cash >= 0, format('argument=initial_cash value=%s must_be=not_negative', p_initial_cash));
-  perform engine.require(p_participation is null, 'argument=participation must_be=null (volume caps are not built yet)');
-  perform engine.require(p_slippage_bps = 0, 'argument=slippage_bps must_be=0 (slippage is not built yet)');
-  perform engine.require(p_fee_schedule is null, 'argument=fee_schedule must_be=null (fees are not built yet)');
+  perform engine.require(p_participation is null, 'argument=participation must_be=null_until_volume_caps_are_built');
+  perform engine.require(p_slippage_bps = 0, 'argument=slippage_bps must_be=0_until_slippage_is_built');
+  perform engine.require(p_fee_schedule is null, 'argument=fee_schedule must_be=null_until_fees_are_built');
   perform engine.require(p_mark_policy = 'EVERY_TICK', 'argument=mark_policy must_be=EVERY_TICK');
   perform engine.require(p_currency ~ '^[A-Z]{3,5}$', 'argument=currency must_be=a_currency_code');
   if not exists (select from feed f where f.feed = p_feed) then
@@ -74,6 +74,10 @@ begin
   end if;
   if (new.user_id, new.run_id) is distinct from (old.user_id, old.run_id) then
     perform engine.refuse('TE004', format('table=strategy_run user_id=%s run_id=%s column=key', old.user_id, old.run_id));
+  end if;
+  if (new.feed, new.currency, new.initial_cash) is distinct from (old.feed, old.currency, old.initial_cash)
+     and exists (select from public.engine_state s where s.user_id = old.user_id and s.run_id = old.run_id) then
+    perform engine.refuse('TE004', format('table=strategy_run user_id=%s run_id=%s column=feed,currency,initial_cash', old.user_id, old.run_id));
   end if;
   if new.status in ('STOPPED', 'ERROR') then
     if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then

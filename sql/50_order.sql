@@ -28,7 +28,7 @@ begin
     perform engine.require(p_limit_price = round(p_limit_price, 8), 'argument=limit_price must_be=at_most_8_decimals');
   end if;
   perform engine.require(num_nonnulls(p_stop_price, p_trail_amount, p_trail_percent, p_good_till) = 0,
-                         'argument=stop_price,trail_amount,trail_percent,good_till must_be=null for MARKET and LIMIT');
+                         'argument=stop_price,trail_amount,trail_percent,good_till must_be=null_for_MARKET_and_LIMIT');
 end $$;
 
 -- Why the order cannot be accepted, null when it can. Off-step is tested on the quantity as given: an order is
@@ -77,8 +77,10 @@ begin
   select * into v_order from paper_order o
    where o.user_id = p_user_id and o.run_id = p_run_id and o.client_order_id = p_client_order_id;
   if found then
-    if (v_order.symbol, v_order.side, v_order.quantity, v_order.order_type, v_order.limit_price, v_order.time_in_force)
-       is distinct from (p_symbol, p_side, round(p_quantity, 8), p_order_type, p_limit_price, p_time_in_force) then
+    if (v_order.symbol, v_order.side, v_order.order_type, v_order.limit_price, v_order.time_in_force)
+       is distinct from (p_symbol, p_side, p_order_type, p_limit_price, p_time_in_force)
+       -- what has too many decimals to be stored was rejected, and comes again with the same decimals
+       or p_quantity <> v_order.quantity and (v_order.status <> 'REJECTED' or round(p_quantity, 8) <> v_order.quantity) then
       perform engine.refuse('TE102', format('client_order_id=%s order_id=%s', p_client_order_id, v_order.order_id));
     end if;
     return v_order;

@@ -49,6 +49,7 @@ create function engine.fill_price(p_order paper_order, p_bar price_bar, p_is_fre
 language sql immutable
 return case
   when (p_order).order_type = 'MARKET' then (p_bar).open
+  when (p_order).order_type <> 'LIMIT' then null
   when (p_order).side = 'BUY' and (p_bar).low <= (p_order).limit_price then
     case when p_is_fresh then least((p_bar).open, (p_order).limit_price)
          else least((p_bar).high, (p_order).limit_price) end
@@ -128,12 +129,13 @@ begin
   return c;
 end $$;
 
--- Every bar time in (last tick, p_to]; on a run's first tick only p_to itself.
+-- Every bar time after the last tick, or after a later time that a step has closed, up to p_to; on a run's first tick
+-- only p_to itself.
 -- writes: paper_order, paper_trade, cash_ledger, paper_position
 create function engine.match_through(c engine.context, p_to timestamptz) returns engine.context
 language plpgsql as $$
 declare
-  v_time timestamptz := coalesce(c.last_logical_time, p_to - interval '1 microsecond');
+  v_time timestamptz := coalesce(greatest(c.last_logical_time, c.closed_through), p_to - interval '1 microsecond');
 begin
   loop
     v_time := engine.next_match_time(c, v_time, p_to);

@@ -55,8 +55,8 @@ return case
     and engine.is_session_missed(p_calendar, engine.due_date(p_calendar, p_nominal, (p_plan).roll), p_time) then 'SIP_MISSED'
 end;
 
--- End one due slot of a plan: an event, and a filled order when it executes.
--- writes: sip_plan, event_ledger, paper_order, paper_trade, cash_ledger, paper_position
+-- End one due slot of a plan: an event, and a filled order when it executes. c.residual is the plan's, carried along.
+-- writes: event_ledger, paper_order, paper_trade, cash_ledger, paper_position
 create function engine.end_sip_slot(
   c engine.context, p_plan sip_plan, p_slot int, p_is_current boolean, p_time timestamptz, p_price numeric
 ) returns engine.context
@@ -65,15 +65,17 @@ declare
   v_nominal date := engine.slot_date(c.calendar, p_plan.start_date, p_plan.frequency, p_slot);
   v_type text := engine.sip_skip(c.calendar, p_plan, v_nominal, p_is_current, p_time);
   v_amount numeric := engine.sip_amount(p_plan, p_slot, c.scale);
-  v_money numeric := v_amount + p_plan.residual;
-  v_residual numeric := p_plan.residual;
+  v_money numeric := v_amount + c.residual;
   v_quantity numeric;
   v_reason text;
 begin
   if v_type is null then
-    select engine.units_for(v_money, p_price, case when p_plan.whole_units then greatest(i.quantity_step, 1) else i.quantity_step end)
+    select engine.units_for(v_money, p_price, case when p_plan.whole_units then engine.whole_step(i.quantity_step) else i.quantity_step end)
       into strict v_quantity from instrument i where i.symbol = p_plan.symbol;
-    v_reason := engine.reject_reason(c, p_plan.symbol, 'BUY', v_quantity, p_price, engine.reserved_cash(c), 0);
+    v_reason := case
+      when v_quantity >= 1e12 then 'QUANTITY_TOO_LARGE'
+      when v_quantity > 0 then engine.reject_reason(c, p_plan.symbol, 'BUY', v_quantity, p_price, engine.reserved_cash(c), 0)
+    end;
     v_type := case
       when v_quantity = 0 then 'SIP_SKIPPED_BELOW_UNIT'
       when v_reason = 'CASH_INSUFFICIENT' then 'SIP_SKIPPED_FUNDS'
@@ -81,12 +83,10 @@ begin
       else 'SIP_EXECUTED'
     end;
     if p_plan.whole_units and v_type in ('SIP_EXECUTED', 'SIP_SKIPPED_BELOW_UNIT') then
-      v_residual := v_money - round(v_quantity * p_price, c.scale);
+      c.residual := v_money - round(v_quantity * p_price, c.scale);
     end if;
   end if;
 
-  update sip_plan p set next_slot = p_slot + 1, residual = v_residual
-   where p.user_id = c.user_id and p.run_id = c.run_id and p.sip_id = p_plan.sip_id;
   if engine.log_event(c, p_time, v_type, p_plan.sip_id || ':' || p_slot, jsonb_build_object(
        'date', v_nominal, 'amount', trim_scale(v_amount), 'reason', v_reason,
        'order_id', case when v_type = 'SIP_EXECUTED' then engine.next_order_id(c) end))
@@ -116,11 +116,12 @@ begin
     v_price := engine.last_close(c.feed, v_plan.symbol, p_time);
     continue when v_price is null;
 
-    while v_plan.next_slot < v_end loop
-      c := engine.end_sip_slot(c, v_plan, v_plan.next_slot, v_plan.next_slot = v_end - 1, p_time, v_price);
-      select * into strict v_plan from sip_plan p
-       where p.user_id = c.user_id and p.run_id = c.run_id and p.sip_id = v_plan.sip_id;
+    c.residual := v_plan.residual;
+    for v_slot in v_plan.next_slot .. v_end - 1 loop
+      c := engine.end_sip_slot(c, v_plan, v_slot, v_slot = v_end - 1, p_time, v_price);
     end loop;
+    update sip_plan p set next_slot = v_end, residual = c.residual
+     where p.user_id = c.user_id and p.run_id = c.run_id and p.sip_id = v_plan.sip_id;
   end loop;
   return c;
 end $$;
@@ -146,7 +147,7 @@ begin
   perform engine.require(coalesce(p_end, p_start) between p_start and '2299-12-31', 'argument=end must_be=not_before_start');
   perform engine.require(coalesce(p_instalments, 1) > 0, 'argument=instalments must_be=positive');
   perform engine.require(num_nonnulls(p_step_up_percent, p_step_up_amount) = num_nonnulls(p_step_up_every),
-                         'argument=step_up must_be=percent_or_amount, with every');
+                         'argument=step_up must_be=percent_or_amount_with_every');
   perform engine.require(coalesce(p_step_up_every, 1) > 0, 'argument=step_up_every must_be=positive');
   perform engine.require_positive('step_up_percent', round(coalesce(p_step_up_percent, 1), 4));
   perform engine.require(coalesce(p_step_up_percent, 1) < 10000, 'argument=step_up_percent must_be=below_10000');

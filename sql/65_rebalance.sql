@@ -30,7 +30,7 @@ begin
      where t.delta <> 0 and (p_plan.band is null or t.drift > p_plan.band * p_equity)
      order by t.delta > 0, t.symbol collate "C"
   loop
-    v_quantity := abs(v.delta);
+    v_quantity := least(abs(v.delta), engine.floor_to(999999999999, v.quantity_step));
     if v.side = 'BUY' then
       v_quantity := least(v_quantity, coalesce(nullif(engine.units_for(greatest(c.cash - v_reserved, 0), v.close, v.quantity_step), 0), v_quantity));
     end if;
@@ -92,7 +92,7 @@ begin
   perform engine.require(p_frequency in ('DAILY', 'WEEKLY', 'MONTHLY', 'QUARTERLY'), format('argument=frequency value=%s must_be=DAILY|WEEKLY|MONTHLY|QUARTERLY', p_frequency));
   perform engine.require(p_start between '1900-01-01' and '2299-12-31', 'argument=start must_be=a_date_from_1900_to_2299');
   perform engine.require(coalesce(p_band, 0) between 0 and 1, 'argument=band must_be=0_to_1');
-  perform engine.require(jsonb_typeof(p_weights) = 'object' and p_weights <> '{}', 'argument=weights must_be={"SYMBOL": weight, ...}');
+  perform engine.require(jsonb_typeof(p_weights) = 'object' and p_weights <> '{}', 'argument=weights must_be=an_object_of_symbol_and_share');
   for v in select w.key as symbol, w.value as weight from jsonb_each(p_weights) w order by w.key collate "C" loop
     perform engine.require(jsonb_typeof(v.weight) = 'number' and v.weight::numeric between 0 and 1,
                            format('argument=weights symbol=%s must_be=a_number_from_0_to_1', v.symbol));

@@ -7,7 +7,7 @@ set local plpgsql.extra_errors = 'shadowed_variables';
 create function engine.no_price(p_feed text, p_time timestamptz) returns numeric
 language plpgsql stable as $$
 begin
-  perform engine.refuse('TE202', format('feed=%s time=%s', p_feed, p_time));
+  perform engine.refuse('TE202', format('feed=%s time=%s', p_feed, engine.iso(p_time)));
   return null;
 end $$;
 

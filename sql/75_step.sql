@@ -9,16 +9,21 @@ language plpgsql as $$
 begin
   perform engine.require_running(c);
   if p_time < greatest(c.last_logical_time, c.step_logical_time) then
-    perform engine.refuse('TE003', format('logical_time=%s last_logical_time=%s', p_time, greatest(c.last_logical_time, c.step_logical_time)));
+    perform engine.refuse('TE003', format('logical_time=%s last_logical_time=%s', engine.iso(p_time),
+                                          engine.iso(greatest(c.last_logical_time, c.step_logical_time))));
   end if;
 end $$;
 
--- Turn the context to a time: is it closed, and is it the run's first?
+-- Turn the context to a time: up to where is the run closed, and is this its first time?
 create function engine.turn_to(c engine.context, p_time timestamptz) returns engine.context
 language plpgsql stable as $$
 begin
-  c.is_closed := exists (select from mtm_ledger m where m.user_id = c.user_id and m.run_id = c.run_id and m.logical_time = p_time)
-              or exists (select from paper_equity_curve e where e.user_id = c.user_id and e.run_id = c.run_id and e.logical_time = p_time);
+  c.closed_through := greatest(
+    (select max(m.logical_time) from mtm_ledger m
+      where m.user_id = c.user_id and m.run_id = c.run_id and m.logical_time <= p_time),
+    (select max(e.logical_time) from paper_equity_curve e
+      where e.user_id = c.user_id and e.run_id = c.run_id and e.logical_time <= p_time));
+  c.is_closed := coalesce(c.closed_through = p_time, false);
   c.first_logical_time := coalesce(c.first_logical_time, p_time);
   return c;
 end $$;

@@ -2,52 +2,76 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
+-- Net present value of flows at the rate r, p_log_rate = ln(1 + r), up to a positive factor: the largest discount
+-- factor is divided out, so that no rate overflows and the sign is right.
+create function engine.net_present_value(p_years float8[], p_amounts float8[], p_log_rate float8) returns float8
+language sql immutable
+begin atomic
+  select sum(f.amount * exp(greatest(-p_log_rate * f.years - greatest(0, -p_log_rate * l.longest), -700)))
+    from unnest(p_years, p_amounts) f (years, amount)
+   cross join (select max(y) as longest from unnest(p_years) y) l;
+end;
+
+-- Where the net present value changes its sign: an interval of ln(1 + r) around the one root, null when there is none
+-- or not exactly one. Flows that change direction once have one root, found by widening. Others may have several:
+-- they are counted on a grid from -99.995 % to 2,200,000 %, and more than one is no answer.
+create function engine.xirr_bracket(p_years float8[], p_amounts float8[]) returns float8[]
+language plpgsql immutable as $$
+declare
+  v_turns int := (select count(*) from (select sign(u.a) <> lag(sign(u.a)) over (order by u.n) as is_turn
+                                          from unnest(p_amounts) with ordinality u (a, n)) t where t.is_turn);
+  v_bound float8 := 1;
+  v_bracket float8[];
+begin
+  if v_turns <> 1 then
+    select case when count(*) = 1 then max(array[g.x - 0.05, g.x]) end into v_bracket
+      from (select i / 20.0::float8 as x, engine.net_present_value(p_years, p_amounts, i / 20.0::float8) as value,
+                   lag(engine.net_present_value(p_years, p_amounts, i / 20.0::float8)) over (order by i) as previous
+              from generate_series(-200, 200) i) g
+     where sign(g.value) <> sign(g.previous);
+    return v_bracket;
+  end if;
+  while v_bound <= 512 loop
+    if sign(engine.net_present_value(p_years, p_amounts, -v_bound)) <> sign(engine.net_present_value(p_years, p_amounts, v_bound)) then
+      return array[-v_bound, v_bound];
+    end if;
+    v_bound := v_bound * 2;
+  end loop;
+  return null;
+end $$;
+
 -- XIRR: the yearly rate r that solves sum(amount_i / (1 + r)^(days_i / 365)) = 0, flows seen from the investor's
 -- pocket (money in negative), days counted exactly from the first flow. Flows of one instant are summed first. Null
--- when there is no answer to give: fewer than two instants, no change of sign, or more than one change of sign with no
--- single root in (-99.99 %, 1,000,000 %). Bisection on the logarithm of 1 + r: it cannot diverge.
+-- when there is no answer to give: one instant, one direction only, no root or several. Bisection cannot diverge.
 create function engine.xirr(p_times timestamptz[], p_amounts numeric[]) returns numeric
 language plpgsql immutable as $$
 declare
   v_years float8[];
   v_amounts float8[];
-  v_low float8 := ln(0.0001);
-  v_high float8 := ln(10001);
+  v_bracket float8[];
   v_middle float8;
-  v_value_low float8;
-  v_value float8;
+  v_sign float8;
 begin
-  select array_agg(extract(epoch from f.t - min_t)::float8 / (365 * 86400) order by f.t), array_agg(f.amount::float8 order by f.t)
+  select array_agg((extract(epoch from f.t - f.first) / (365 * 86400))::float8 order by f.t), array_agg(f.amount::float8 order by f.t)
     into v_years, v_amounts
-    from (select u.t, sum(u.amount) as amount, min(u.t) over () as min_t
+    from (select u.t, sum(u.amount) as amount, min(u.t) over () as first
             from unnest(p_times, p_amounts) u (t, amount) group by u.t) f
    where f.amount <> 0;
-  if cardinality(v_years) < 2 or (0 > any (v_amounts) and 0 < any (v_amounts)) is not true then
+  if (0 > any (v_amounts) and 0 < any (v_amounts)) is not true then
     return null;
   end if;
-
-  v_value_low := engine.net_present_value(v_years, v_amounts, v_low);
-  if sign(v_value_low) = sign(engine.net_present_value(v_years, v_amounts, v_high)) then
-    return null;
-  end if;
-  for i in 1 .. 100 loop
-    v_middle := (v_low + v_high) / 2;
-    v_value := engine.net_present_value(v_years, v_amounts, v_middle);
-    if sign(v_value) = sign(v_value_low) then
-      v_low := v_middle;
+  v_bracket := engine.xirr_bracket(v_years, v_amounts);
+  v_sign := sign(engine.net_present_value(v_years, v_amounts, v_bracket[1]));
+  for i in 1 .. 70 loop
+    v_middle := (v_bracket[1] + v_bracket[2]) / 2;
+    if sign(engine.net_present_value(v_years, v_amounts, v_middle)) = v_sign then
+      v_bracket[1] := v_middle;
     else
-      v_high := v_middle;
+      v_bracket[2] := v_middle;
     end if;
   end loop;
-  return round((exp((v_low + v_high) / 2) - 1)::numeric, 8);
+  return round((exp(v_middle) - 1)::numeric, 8);
 end $$;
-
--- p_log_rate = ln(1 + r)
-create function engine.net_present_value(p_years float8[], p_amounts float8[], p_log_rate float8) returns float8
-language sql immutable
-begin atomic
-  select sum(f.amount * exp(-p_log_rate * f.years)) from unnest(p_years, p_amounts) f (years, amount);
-end;
 
 -- The worst fall of equity from an earlier high, as a negative share; 0 when it never fell.
 create function engine.max_drawdown(p_user_id bigint, p_run_id bigint) returns numeric
@@ -72,8 +96,8 @@ begin atomic
       from paper_equity_curve e where e.user_id = p_user_id and e.run_id = p_run_id
     window w as (order by e.logical_time)
   )
-  select case when count(*) = count(g.growth) filter (where g.growth > 0) and count(*) > 0
-              then round(exp(sum(ln(g.growth) order by g.logical_time)) - 1, 8) end
+  select case when min(g.growth) = 0 and count(*) = count(g.growth) then -1
+              when min(g.growth) > 0 and count(*) = count(g.growth) then round(exp(sum(ln(case when g.growth > 0 then g.growth end) order by g.logical_time)) - 1, 8) end
     from (select m.logical_time,
                  case when m.previous is null then m.equity / nullif(f.amount, 0)
                       else (m.equity - f.amount) / nullif(m.previous, 0) end as growth
@@ -82,6 +106,19 @@ begin atomic
                                 where f.logical_time <= m.logical_time
                                   and (m.previous_time is null or f.logical_time > m.previous_time)) f) g;
 end;
+
+-- CAGR: the return p_return over p_span as a rate a 365-day year; null for less than a day, or beyond what a float holds.
+create function engine.annual_rate(p_return numeric, p_span interval) returns numeric
+language plpgsql immutable as $$
+declare
+  v_log float8;
+begin
+  if p_return <= -1 or p_span < interval '24 hours' then
+    return case when p_return = -1 and p_span >= interval '24 hours' then -1 end;
+  end if;
+  v_log := ln(1 + p_return)::float8 * 365 * 86400 / extract(epoch from p_span)::float8;
+  return case when v_log < 700 then round((exp(greatest(v_log, -700)) - 1)::numeric, 8) end;
+end $$;
 
 create function engine.performance(p_user_id bigint, p_run_id bigint) returns table (metric text, value numeric)
 language plpgsql stable as $$
@@ -104,7 +141,8 @@ begin
   return query
   with flow as (
     select coalesce(l.logical_time, v_from) as t, l.amount, l.trade_id is null as is_external
-      from cash_ledger l where l.user_id = p_user_id and l.run_id = p_run_id
+      from cash_ledger l
+     where l.user_id = p_user_id and l.run_id = p_run_id and coalesce(l.logical_time, v_from) <= v_to
   ), trade as (
     select coalesce(sum(t.fees), 0) as fees, count(*) as trades,
            coalesce(sum(round(t.quantity * t.price, engine.minor_unit(r.currency))) filter (where t.side = 'BUY'), 0) as bought,
@@ -125,8 +163,7 @@ begin
     ('xirr', (select engine.xirr(array_agg(f.t) || v_to, array_agg(-f.amount) || v_equity) from flow f where f.is_external)),
     ('xirr_invested', (select engine.xirr(array_agg(f.t) || v_to, array_agg(f.amount) || v_market_value) from flow f where not f.is_external)),
     ('twr', engine.time_weighted_return(p_user_id, p_run_id)),
-    ('cagr', (select round(power((1 + r.twr)::float8, 365 * 86400 / nullif(extract(epoch from v_to - v_from), 0)::float8)::numeric - 1, 8)
-                from (select engine.time_weighted_return(p_user_id, p_run_id) as twr) r where v_to - v_from >= interval '24 hours')),
+    ('cagr', (select engine.annual_rate(engine.time_weighted_return(p_user_id, p_run_id), v_to - v_from))),
     ('max_drawdown', engine.max_drawdown(p_user_id, p_run_id))
   ) m (metric, value);
 end $$;
