@@ -18,13 +18,13 @@ end;
 create function engine.xirr_bracket(p_years float8[], p_amounts float8[]) returns float8[]
 language plpgsql immutable as $$
 declare
-  v_turns int := (select count(*) from (select sign(u.a) <> lag(sign(u.a)) over (order by u.n) as is_turn
+  v_turns bigint := (select count(*) from (select sign(u.a) <> lag(sign(u.a)) over (order by u.n) as is_turn
                                           from unnest(p_amounts) with ordinality u (a, n)) t where t.is_turn);
   v_bound float8 := 1;
   v_bracket float8[];
 begin
   if v_turns <> 1 then
-    select case when count(*) = 1 then max(array[g.x - 0.05, g.x]) end into v_bracket
+    select case when count(*) = 1 then max(array[g.x - 0.05::float8, g.x]) end into v_bracket
       from (select i / 20.0::float8 as x, engine.net_present_value(p_years, p_amounts, i / 20.0::float8) as value,
                    lag(engine.net_present_value(p_years, p_amounts, i / 20.0::float8)) over (order by i) as previous
               from generate_series(-200, 200) i) g
@@ -111,13 +111,13 @@ end;
 create function engine.annual_rate(p_return numeric, p_span interval) returns numeric
 language plpgsql immutable as $$
 declare
-  v_log float8;
+  v_log numeric;
 begin
   if p_return <= -1 or p_span < interval '24 hours' then
     return case when p_return = -1 and p_span >= interval '24 hours' then -1 end;
   end if;
-  v_log := ln(1 + p_return)::float8 * 365 * 86400 / extract(epoch from p_span)::float8;
-  return case when v_log < 700 then round((exp(greatest(v_log, -700)) - 1)::numeric, 8) end;
+  v_log := ln(1 + p_return) * 365 * 86400 / extract(epoch from p_span);
+  return case when v_log < 700 then round((exp(greatest(v_log, -700)::float8) - 1)::numeric, 8) end;
 end $$;
 
 create function engine.performance(p_user_id bigint, p_run_id bigint) returns table (metric text, value numeric)

