@@ -105,7 +105,8 @@ create table corporate_action (
   constraint corporate_action_ratio_is_positive check (ratio_numerator > 0 and ratio_denominator > 0),
   constraint corporate_action_dividend_has_an_amount
     check ((action_type = 'DIVIDEND') = (amount is not null and pay_date is not null)),
-  constraint corporate_action_pays_after_ex_date check (pay_date >= ex_date)
+  constraint corporate_action_pays_after_ex_date check (pay_date >= ex_date),
+  constraint corporate_action_dates_are_finite check (isfinite(ex_date) and isfinite(pay_date))
 );
 comment on table corporate_action is 'Splits and bonuses as exact integer ratios (new units : old units), dividends per unit. Reference data: no tick applies them yet.';
 
@@ -122,6 +123,7 @@ create table fee_schedule (
   constraint fee_schedule_pkey primary key (fee_schedule, component, side, effective_from),
   constraint fee_schedule_side_is_known check (side in ('BUY', 'SELL')),
   constraint fee_schedule_period_is_ordered check (effective_from < effective_to),
+  constraint fee_schedule_period_is_finite check (isfinite(effective_from) and isfinite(effective_to)),
   constraint fee_schedule_amounts_are_not_negative
     check (rate_bps >= 0 and rate_bps <> 'NaN' and flat_amount >= 0 and minimum_amount >= 0 and maximum_amount >= 0)
 );

@@ -45,7 +45,8 @@ create table engine_status (
   recorded_at timestamptz not null default clock_timestamp(),
   constraint engine_status_pkey primary key (user_id, run_id, status_id),
   constraint engine_status_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
-  constraint engine_status_is_known check (status in ('RUNNING', 'STOPPED', 'ERROR'))
+  constraint engine_status_is_known check (status in ('RUNNING', 'STOPPED', 'ERROR')),
+  constraint engine_status_was_recorded_at_a_real_time check (isfinite(recorded_at))
 );
 comment on table engine_status is 'Append-only log of the run''s lifecycle. recorded_at is the only wall-clock value of a run; no decision and no digest reads it.';
 

@@ -32,7 +32,8 @@ create table sip_plan (
   constraint sip_plan_steps_up_one_way check (step_up_percent is null or step_up_amount is null),
   constraint sip_plan_step_up_has_a_period
     check ((step_up_every is null) = (step_up_percent is null and step_up_amount is null)),
-  constraint sip_plan_step_up_is_positive check (step_up_every > 0 and (step_up_percent > 0 and step_up_percent < 10000 or step_up_amount > 0)),
+  constraint sip_plan_step_up_is_positive check (step_up_every > 0 and coalesce(step_up_percent, 1) > 0 and coalesce(step_up_percent, 1) < 10000
+           and coalesce(step_up_amount, 1) > 0),
   constraint sip_plan_slot_and_residual_are_not_negative check (next_slot >= 0 and residual >= 0)
 ) with (fillfactor = 80);
 comment on table sip_plan is 'A systematic investment plan: buy amount of symbol at every slot. Slot k''s date is a pure function of start_date, frequency and k.';

@@ -37,7 +37,7 @@ end;
 -- Both rows of every run and time given, from one valuation. Cash is read from engine_state: save it first.
 -- writes: mtm_ledger, paper_equity_curve
 create function engine.mark(p_user_ids bigint[], p_run_ids bigint[], p_feed text, p_times timestamptz[]) returns void
-language plpgsql as $$
+language plpgsql set papertick.is_marking = 'yes' as $$
 begin
   with mark as materialized (
     select m.* from engine.marks(p_user_ids, p_run_ids, p_feed, p_times) m

@@ -20,7 +20,7 @@ language plpgsql immutable as $$
 declare
   v_turns bigint := (select count(*) from (select sign(u.a) <> lag(sign(u.a)) over (order by u.n) as is_turn
                                           from unnest(p_amounts) with ordinality u (a, n)) t where t.is_turn);
-  v_bound float8 := 1;
+  v_bound float8 := 1::float8;
   v_bracket float8[];
 begin
   if v_turns <> 1 then
@@ -114,7 +114,7 @@ declare
   v_log numeric;
 begin
   if p_return <= -1 or p_span < interval '24 hours' then
-    return case when p_return = -1 and p_span >= interval '24 hours' then -1 end;
+    return case when p_return = -1 and p_span >= interval '24 hours' then -1::numeric end;
   end if;
   v_log := ln(1 + p_return) * 365 * 86400 / extract(epoch from p_span);
   return case when v_log < 700 then round((exp(greatest(v_log, -700)::float8) - 1)::numeric, 8) end;

@@ -3,7 +3,9 @@
 --   run row     every UPDATE    key immutable, terminal is final, leaving RUNNING cancels open orders and logs
 --   state       INSERT, UPDATE  only while RUNNING              DELETE  only with its run
 --   ledger      INSERT          only while RUNNING              UPDATE, DELETE  never, DELETE only with its run
---   bulk        as ledger, but INSERT is guarded once a statement
+--   bulk        as ledger, but INSERT is guarded once a statement, after the rows are in: for the engine, which locked
+--               the run long before. Everybody else is guarded before each row too, so that nobody holds a row that a
+--               tick wants while waiting for the run that the tick holds. Faking the setting gains nothing but that.
 --   all         TRUNCATE        never
 set local search_path = public, pg_temp;
 
@@ -29,6 +31,10 @@ begin
       execute format('create trigger guard_inserted_rows after insert on %I referencing new table as new_rows '
                      'for each statement execute function engine.guard_inserted_rows()', v_table);
       execute format('alter table %I enable always trigger guard_inserted_rows', v_table);
+      execute format('create trigger guard_inserted_row before insert on %I for each row '
+                     'when (current_setting(''papertick.is_marking'', true) is distinct from ''yes'') '
+                     'execute function engine.guard_row(''ledger'')', v_table);
+      execute format('alter table %I enable always trigger guard_inserted_row', v_table);
     end if;
   end loop;
 
