@@ -49,6 +49,7 @@ create view engine.violation_structure as
   select d.user_id, d.run_id, 'key_stored_twice', d.source || ' ' || d.key
     from (select user_id, run_id, 'mtm_ledger' as source, logical_time::text as key from mtm_ledger
           union all select user_id, run_id, 'paper_equity_curve', logical_time::text from paper_equity_curve
+          union all select user_id, run_id, 'paper_position', symbol from paper_position
           union all select user_id, run_id, 'paper_order', order_id::text from paper_order
           union all select user_id, run_id, 'client_order_id', client_order_id from paper_order where client_order_id is not null
           union all select user_id, run_id, 'paper_trade', trade_id::text from paper_trade
@@ -56,7 +57,7 @@ create view engine.violation_structure as
           union all select user_id, run_id, 'opening', cause from cash_ledger where cause = 'OPENING') d
    group by d.user_id, d.run_id, d.source, d.key having count(*) > 1
   union all
-  select l.user_id, l.run_id, 'account_without_state', null
+  select l.user_id, l.run_id, 'account_without_state', 'state=missing'
     from cash_ledger l
     left join engine_state s on s.user_id = l.user_id and s.run_id = l.run_id
    where l.cause = 'OPENING' and s.run_id is null
@@ -67,7 +68,7 @@ create view engine.violation_structure as
    where r.status <> 'RUNNING' and s.run_id is null
   union all
   select r.user_id, r.run_id, 'first_tick_after_last', 'first_logical_time=' || r.first_logical_time
-    from engine.accounted_run r where r.first_logical_time > r.reached;
+    from engine.accounted_run r where coalesce(r.first_logical_time > r.reached, r.first_logical_time is not null);
 
 create view engine.violation_order as
   with fill as (
@@ -114,7 +115,8 @@ create view engine.violation_order as
     from paper_order o
     join engine.accounted_run r on r.user_id = o.user_id and r.run_id = o.run_id
     left join paper_trade t on t.user_id = o.user_id and t.run_id = o.run_id and t.order_id = o.order_id
-   where coalesce(greatest(o.logical_time, t.logical_time) > r.reached, greatest(o.logical_time, t.logical_time) is not null);
+   where coalesce(greatest(o.logical_time, o.closed_time, t.logical_time) > r.reached,
+                  greatest(o.logical_time, o.closed_time, t.logical_time) is not null);
 
 create view engine.violation_cash as
   select r.user_id, r.run_id, 'cash_disagrees_with_ledger' as rule,

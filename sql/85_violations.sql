@@ -115,7 +115,7 @@ create view engine.violation_slot as
       on p.kind = left(e.event_type, 3) and p.user_id = e.user_id and p.run_id = e.run_id
      and p.plan_id::text = split_part(e.event_key, ':', 1)
    where (e.event_type like 'SIP\_%' or e.event_type in ('REBALANCED', 'REBALANCE_MISSED'))
-     and (case when e.event_key ~ '^[0-9]{1,9}:[0-9]{1,9}$' then split_part(e.event_key, ':', 2)::int < p.next_slot end) is not true
+     and (case when e.event_key ~ '^[1-9][0-9]{0,8}:(0|[1-9][0-9]{0,8})$' then split_part(e.event_key, ':', 2)::int < p.next_slot end) is not true
   union all
   select w.user_id, w.run_id, 'weights_are_no_plan', format('plan_id=%s sum=%s', w.plan_id, sum(w.weight))
     from target_weight w

@@ -46,30 +46,36 @@ begin
   end loop;
 end $$;
 
--- Tick one run; what goes wrong becomes that run's ERROR. The row was locked before, outside this block: a caught
--- error releases what was locked inside it. Classes 40, 55 and 57 concern the call, not the run, and every other class
--- of PostgreSQL and of the engine is named, because a nameless catch has swallowed deadlocks before.
+-- Mark the quiet runs given, or tick the one run given. Null when it went well, else what went wrong, with nothing
+-- written. The rows were locked before, outside this block: a caught error releases what was locked inside it. Classes
+-- 40, 55P03 and 57014 concern the call, not a run, and are raised; every other class of PostgreSQL and of the engine is
+-- named, because a nameless catch has swallowed deadlocks before.
 -- writes: every per-run table
-create function engine.tick_or_fail(p_user_id bigint, p_run_id bigint, p_time timestamptz) returns void
+create function engine.attempt(p_user_ids bigint[], p_run_ids bigint[], p_feed text, p_time timestamptz, p_is_quiet boolean) returns text
 language plpgsql as $$
 declare
   v_state text;
   v_message text;
 begin
-  begin
-    perform engine.tick_run(engine.read_context(p_user_id, p_run_id), p_time);
-    return;
-  exception
-    when sqlstate '40000' or lock_not_available or query_canceled then
-      raise;
-    when sqlstate 'TE000' or sqlstate 'P0000' or sqlstate '22000' or sqlstate '23000' or sqlstate '21000'
-      or sqlstate '0A000' or sqlstate '27000' or sqlstate '28000' or sqlstate '2F000' or sqlstate '38000'
-      or sqlstate '39000' or sqlstate '42000' or sqlstate '44000' or sqlstate '53000' or sqlstate '54000'
-      or sqlstate '55000' or sqlstate '58000' or sqlstate 'XX000' then
-      get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
-  end;
-  update strategy_run r set status = 'ERROR', status_reason = v_state || ': ' || v_message
-   where r.user_id = p_user_id and r.run_id = p_run_id;
+  if p_is_quiet then
+    update engine_state s
+       set last_logical_time = p_time, first_logical_time = coalesce(s.first_logical_time, p_time)
+      from unnest(p_user_ids, p_run_ids) r (user_id, run_id)
+     where s.user_id = r.user_id and s.run_id = r.run_id;
+    perform engine.mark(p_user_ids, p_run_ids, p_feed, array[p_time]);
+  else
+    perform engine.tick_run(engine.read_context(p_user_ids[1], p_run_ids[1]), p_time);
+  end if;
+  return null;
+exception
+  when sqlstate '40000' or lock_not_available or query_canceled then
+    raise;
+  when sqlstate 'TE000' or sqlstate 'P0000' or sqlstate '22000' or sqlstate '23000' or sqlstate '21000'
+    or sqlstate '0A000' or sqlstate '27000' or sqlstate '28000' or sqlstate '2F000' or sqlstate '38000'
+    or sqlstate '39000' or sqlstate '42000' or sqlstate '44000' or sqlstate '53000' or sqlstate '54000'
+    or sqlstate '55000' or sqlstate '58000' or sqlstate 'XX000' then
+    get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
+    return v_state || ': ' || v_message;
 end $$;
 
 -- One batch of at most p_limit runs after (p_user_id, p_run_id), null = from the start, locked in key order. Returns the
@@ -82,6 +88,7 @@ declare
   v_runs bigint[];
   v_busy_users bigint[];
   v_busy_runs bigint[];
+  v_error text;
 begin
   if p_user_id is null then
     perform engine.require_time(p_time);
@@ -109,12 +116,16 @@ begin
     from (select * from unnest(v_users, v_runs) a (user_id, run_id)
           except select * from unnest(v_busy_users, v_busy_runs) b (user_id, run_id)) q;
 
-  update engine_state s
-     set last_logical_time = p_time, first_logical_time = coalesce(s.first_logical_time, p_time)
-    from unnest(v_users, v_runs) r (user_id, run_id)
-   where s.user_id = r.user_id and s.run_id = r.run_id;
-  perform engine.mark(v_users, v_runs, p_feed, array[p_time]);
+  if engine.attempt(v_users, v_runs, p_feed, p_time, true) is not null then
+    -- one of them cannot be marked: find it the slow way
+    v_busy_users := v_busy_users || v_users;
+    v_busy_runs := v_busy_runs || v_runs;
+  end if;
   for i in 1 .. coalesce(cardinality(v_busy_users), 0) loop
-    perform engine.tick_or_fail(v_busy_users[i], v_busy_runs[i], p_time);
+    v_error := engine.attempt(array[v_busy_users[i]], array[v_busy_runs[i]], p_feed, p_time, false);
+    if v_error is not null then
+      update strategy_run r set status = 'ERROR', status_reason = v_error
+       where r.user_id = v_busy_users[i] and r.run_id = v_busy_runs[i];
+    end if;
   end loop;
 end $$;

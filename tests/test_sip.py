@@ -1,0 +1,849 @@
+"""SIP: when slots are due, how they end, what they buy."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from datetime import date, timedelta
+from typing import Any, NamedTuple
+
+import pytest
+from desk import Conn, D, Market, Run, at, call, days, ny, refused, val, weekday_market
+from psycopg import Error
+
+
+def daily(market: Market, symbol: str, first: str, last: str, price: Any = 100, hour: str = "16:00") -> list[str]:
+    """A quote every calendar day at that hour of the market's clock; the times."""
+    n = (date.fromisoformat(last) - date.fromisoformat(first)).days + 1
+    times = [f"{date.fromisoformat(first) + timedelta(days=i)} {hour}" for i in range(n)]
+    market.bars(symbol, dict.fromkeys(times, price))
+    return times
+
+
+def ends(run: Run, sip_id: int = 1) -> list[tuple[str, str, str]]:
+    """(how, nominal date, local date of the tick) of each slot that ended, in slot order."""
+    found = run.table(
+        "event_key, event_type, payload ->> 'date', logical_time",
+        "event_ledger",
+        "split_part(event_key, ':', 2)::int",
+    )
+    mine = [(int(k.split(":")[1]), t, d, time) for k, t, d, time in found if k.split(":")[0] == str(sip_id)]
+    assert [slot for slot, *_ in mine] == list(range(len(mine)))  # each slot once, none left out
+    return [
+        (kind.removeprefix("SIP_"), d, time.astimezone(run.market.zone).date().isoformat()) for _, kind, d, time in mine
+    ]
+
+
+def executed(run: Run, sip_id: int = 1) -> list[str]:
+    assert {kind for kind, *_ in ends(run, sip_id)} <= {"EXECUTED"}
+    assert all(nominal == ticked for _, nominal, ticked in ends(run, sip_id))
+    return [nominal for _, nominal, _ in ends(run, sip_id)]
+
+
+def replay(run: Run, first: str, last: str) -> None:
+    zone = run.market.at
+    run.conn.execute("call replay(%s, %s, %s, %s)", [*run.key, zone(f"{first} 00:00"), zone(f"{last} 23:59")])
+
+
+# --- schedules -------------------------------------------------------------------------------------------------------
+
+SCHEDULES: list[tuple[str, str, list[str]]] = [
+    (
+        "MONTHLY",
+        "2023-10-31",
+        ["2023-10-31", "2023-11-30", "2023-12-31", "2024-01-31", "2024-02-29", "2024-03-31", "2024-04-30"],
+    ),
+    ("MONTHLY", "2023-12-30", ["2023-12-30", "2024-01-30", "2024-02-29", "2024-03-30", "2024-04-30"]),
+    ("MONTHLY", "2023-12-29", ["2023-12-29", "2024-01-29", "2024-02-29", "2024-03-29", "2024-04-29"]),
+    ("MONTHLY", "2024-01-15", ["2024-01-15", "2024-02-15", "2024-03-15", "2024-04-15"]),
+    ("QUARTERLY", "2023-10-31", ["2023-10-31", "2024-01-31", "2024-04-30"]),
+    ("QUARTERLY", "2023-11-29", ["2023-11-29", "2024-02-29"]),
+    ("WEEKLY", "2024-03-30", ["2024-03-30", "2024-04-06", "2024-04-13", "2024-04-20", "2024-04-27"]),
+    (
+        "WEEKLY",
+        "2024-02-22",
+        [
+            f"2024-{d}"
+            for d in (
+                "02-22",
+                "02-29",
+                "03-07",
+                "03-14",
+                "03-21",
+                "03-28",
+                "04-04",
+                "04-11",
+                "04-18",
+                "04-25",
+            )
+        ],
+    ),
+    ("DAILY", "2024-04-26", ["2024-04-26", "2024-04-27", "2024-04-28", "2024-04-29", "2024-04-30"]),
+]
+
+
+def test_slots_fall_on_their_dates(tx: Conn) -> None:
+    market = Market(tx)
+    daily(market, "A", "2023-10-01", "2024-04-30")
+    run = Run(market, 10**9)
+    for frequency, start, _ in SCHEDULES:
+        run.sip("A", 1000, frequency, start)
+    replay(run, "2023-10-01", "2024-04-30")
+    for sip_id, (frequency, start, dates) in enumerate(SCHEDULES, 1):
+        assert executed(run, sip_id) == dates, (frequency, start)
+    assert run.rules() == set()
+
+
+@pytest.mark.parametrize("year", [2023, 2024, 2100, 2000])
+def test_the_end_of_february_does_not_stick(tx: Conn, year: int) -> None:
+    market = Market(tx)
+    daily(market, "A", f"{year}-01-28", f"{year}-04-01")
+    run = Run(market)
+    for d in (28, 29, 30, 31):
+        run.sip("A", 10, "MONTHLY", f"{year}-01-{d}")
+    replay(run, f"{year}-01-01", f"{year}-04-01")
+    leap = year in (2024, 2000)
+    for sip_id, d in enumerate((28, 29, 30, 31), 1):
+        february = min(d, 29 if leap else 28)
+        assert executed(run, sip_id) == [f"{year}-01-{d}", f"{year}-02-{february}", f"{year}-03-{d}"]
+
+
+def test_a_leap_day_start_returns_to_the_29th(tx: Conn) -> None:
+    market = Market(tx)
+    daily(market, "A", "2024-02-28", "2024-06-01")
+    daily(market, "A", "2025-02-25", "2025-03-05")
+    run = Run(market)
+    run.sip("A", 10, "MONTHLY", "2024-02-29", instalments=4)
+    run.sip("A", 10, "QUARTERLY", "2024-02-29")
+    replay(run, "2024-02-28", "2025-03-05")
+    assert executed(run) == ["2024-02-29", "2024-03-29", "2024-04-29", "2024-05-29"]
+    assert ends(run, 2) == [
+        *(("EXECUTED", d, d) for d in ("2024-02-29", "2024-05-29")),
+        *(("MISSED", d, "2025-02-25") for d in ("2024-08-29",)),
+        ("EXECUTED", "2024-11-29", "2025-02-25"),
+        ("EXECUTED", "2025-02-28", "2025-02-28"),
+    ]
+
+
+def test_daily_counts_the_sessions_of_the_calendar(tx: Conn) -> None:
+    market = weekday_market(tx, "2024-01-01", "2024-01-12", skip=["2024-01-04"])
+    daily(market, "A", "2024-01-01", "2024-01-12", hour="12:00")
+    run = Run(market)
+    run.sip("A", 10, "DAILY", "2024-01-01")
+    run.sip("A", 10, "DAILY", "2024-01-06")  # a Saturday: slot 0 is Monday's
+    replay(run, "2024-01-01", "2024-01-12")
+    assert executed(run, 1) == days("2024-01-01", "2024-01-12", skip=["2024-01-04"])
+    assert executed(run, 2) == days("2024-01-08", "2024-01-12")
+
+
+def test_slots_do_not_move_with_late_executions(tx: Conn) -> None:
+    market = Market(tx)
+    market.bars("A", {f"2024-01-{d} 12:00": 100 for d in ("05", "10", "11", "15", "25")})
+    run = Run(market)
+    run.sip("A", 10, "WEEKLY", "2024-01-01")
+    for d in ("05", "10", "11", "15", "25"):
+        run.tick(f"2024-01-{d} 12:00")
+    assert ends(run) == [
+        ("EXECUTED", "2024-01-01", "2024-01-05"),
+        ("EXECUTED", "2024-01-08", "2024-01-10"),
+        ("EXECUTED", "2024-01-15", "2024-01-15"),
+        ("EXECUTED", "2024-01-22", "2024-01-25"),
+    ]
+
+
+# --- rolls -----------------------------------------------------------------------------------------------------------
+
+HOLIDAYS = ["2024-01-01", "2024-01-15", "2024-03-29"]  # Monday, Monday, Good Friday
+
+
+class Rolled(NamedTuple):
+    start: str
+    following: tuple[str, str]
+    previous: tuple[str, str]
+    skip: tuple[str, str]
+
+
+ROLLS = [
+    Rolled("2024-01-10", ("EXECUTED", "2024-01-10"), ("EXECUTED", "2024-01-10"), ("EXECUTED", "2024-01-10")),
+    Rolled(
+        "2024-01-13",
+        ("EXECUTED", "2024-01-16"),
+        ("EXECUTED", "2024-01-12"),
+        ("SKIPPED_HOLIDAY", "2024-01-16"),
+    ),
+    Rolled(
+        "2024-01-15",
+        ("EXECUTED", "2024-01-16"),
+        ("EXECUTED", "2024-01-12"),
+        ("SKIPPED_HOLIDAY", "2024-01-16"),
+    ),
+    Rolled(
+        "2024-03-29",
+        ("EXECUTED", "2024-04-01"),
+        ("EXECUTED", "2024-03-28"),
+        ("SKIPPED_HOLIDAY", "2024-04-01"),
+    ),
+    Rolled(
+        "2024-03-31",
+        ("EXECUTED", "2024-04-01"),
+        ("EXECUTED", "2024-03-28"),
+        ("SKIPPED_HOLIDAY", "2024-04-01"),
+    ),
+]
+
+
+def test_rolls_over_weekends_and_holidays(tx: Conn) -> None:
+    market = weekday_market(tx, "2024-01-02", "2024-04-02", skip=HOLIDAYS, zone="America/New_York")
+    daily(market, "A", "2024-01-02", "2024-04-02")
+    run = Run(market)
+    for case in ROLLS:
+        for roll in ("NEXT", "PREVIOUS", "SKIP"):
+            run.sip("A", 10, "QUARTERLY", case.start, roll=roll, instalments=1)
+    replay(run, "2024-01-01", "2024-04-02")
+    for i, case in enumerate(ROLLS):
+        for j, (how, when) in enumerate((case.following, case.previous, case.skip), 1):
+            assert ends(run, 3 * i + j) == [(how, case.start, when)], (case.start, j)
+    assert run.rules() == set()
+
+
+def test_previous_waits_for_a_calendar_that_reaches_the_date(tx: Conn) -> None:
+    market = weekday_market(tx, "2024-01-02", "2024-01-12")
+    daily(market, "A", "2024-01-02", "2024-01-16", hour="12:00")
+    run = Run(market)
+    run.sip("A", 10, "MONTHLY", "2024-01-13", roll="PREVIOUS")  # Saturday: no session known on or after it
+    replay(run, "2024-01-02", "2024-01-12")
+    assert ends(run) == []
+    market.add_sessions([("2024-01-16", "09:30", "16:00")])
+    run.tick("2024-01-16 12:00")
+    assert ends(run) == [("EXECUTED", "2024-01-13", "2024-01-16")]
+
+
+def test_previous_before_the_first_session_of_the_calendar(tx: Conn) -> None:
+    market = weekday_market(tx, "2024-01-02", "2024-01-12")
+    daily(market, "A", "2024-01-02", "2024-01-03", hour="12:00")
+    run = Run(market)
+    run.sip("A", 10, "MONTHLY", "2024-01-01", roll="PREVIOUS")
+    run.tick("2024-01-02 12:00")
+    assert ends(run) == [("EXECUTED", "2024-01-01", "2024-01-02")]
+
+
+# --- the engine was away ---------------------------------------------------------------------------------------------
+
+
+def away(tx: Conn, catch_up: str, ticks: Sequence[str], **options: Any) -> list[tuple[str, str, str]]:
+    market = weekday_market(tx, "2024-01-01", "2024-02-09")
+    daily(market, "A", "2024-01-01", "2024-02-08", hour="12:00")
+    daily(market, "B", "2024-01-01", "2024-02-08", hour="15:00")
+    run = Run(market)
+    run.sip("A", 100, "WEEKLY", "2024-01-02", catch_up=catch_up, **options)  # Tuesdays
+    for t in ticks:
+        run.tick(f"2024-{t}")
+    assert run.rules() == set()
+    return ends(run)
+
+
+def test_catch_up_once(tx: Conn) -> None:
+    assert away(tx, "ONCE", ["01-17 12:00"]) == [
+        ("MISSED", "2024-01-02", "2024-01-17"),
+        ("MISSED", "2024-01-09", "2024-01-17"),
+        ("EXECUTED", "2024-01-16", "2024-01-17"),
+    ]
+
+
+def test_catch_up_each_executes_all_at_this_close(tx: Conn) -> None:
+    assert away(tx, "EACH", ["01-02 12:00", "01-23 12:00"]) == [
+        ("EXECUTED", "2024-01-02", "2024-01-02"),
+        *(("EXECUTED", f"2024-01-{d}", "2024-01-23") for d in ("09", "16", "23")),
+    ]
+
+
+def test_catch_up_skip(tx: Conn) -> None:
+    late = ("MISSED", "2024-01-02", "2024-01-03")
+    assert away(tx, "SKIP", ["01-02 12:00", "01-09 15:00"]) == [
+        ("EXECUTED", "2024-01-02", "2024-01-02"),
+        ("EXECUTED", "2024-01-09", "2024-01-09"),
+    ]
+    # a session has closed since the slot became due
+    assert away(tx, "SKIP", ["01-03 12:00"]) == [late]
+    assert away(tx, "SKIP", ["01-02 16:00"]) == [("EXECUTED", "2024-01-02", "2024-01-02")]  # at the close itself
+    assert away(tx, "SKIP", ["01-02 20:00", "01-03 12:00"]) == [late]
+    assert away(tx, "SKIP", ["01-17 12:00"]) == [
+        ("MISSED", "2024-01-02", "2024-01-17"),
+        ("MISSED", "2024-01-09", "2024-01-17"),
+        ("MISSED", "2024-01-16", "2024-01-17"),
+    ]
+    assert away(tx, "SKIP", ["01-16 12:00"])[-1] == ("EXECUTED", "2024-01-16", "2024-01-16")
+    # over a weekend nothing closes between the due date and the next session
+    market = weekday_market(tx, "2024-01-05", "2024-01-12", skip=["2024-01-08"])
+    daily(market, "A", "2024-01-05", "2024-01-12", hour="12:00")
+    for roll, how in (("NEXT", "EXECUTED"), ("PREVIOUS", "MISSED"), ("SKIP", "SKIPPED_HOLIDAY")):
+        run = Run(market)
+        run.sip("A", 100, "MONTHLY", "2024-01-06", catch_up="SKIP", roll=roll)
+        run.tick("2024-01-09 12:00")
+        assert ends(run) == [(how, "2024-01-06", "2024-01-09")], roll
+
+
+def test_catch_up_skip_under_always(tx: Conn) -> None:
+    market = Market(tx)
+    market.bars("A", {f"2024-01-0{d} {h}": 100 for d in (1, 2, 3, 4) for h in ("00:00", "12:00")})
+    for ticked, how in (
+        ("2024-01-02 00:00", "EXECUTED"),
+        ("2024-01-02 12:00", "EXECUTED"),
+        ("2024-01-03 00:00", "EXECUTED"),
+        ("2024-01-03 12:00", "MISSED"),
+    ):
+        run = Run(market)
+        run.sip("A", 100, "MONTHLY", "2024-01-02", catch_up="SKIP")
+        run.tick(ticked)
+        assert [e[0] for e in ends(run)] == [how], ticked
+
+
+@pytest.mark.parametrize("catch_up", ["ONCE", "EACH", "SKIP"])
+def test_a_slot_ends_once_however_often_it_is_asked(tx: Conn, catch_up: str) -> None:
+    market = Market(tx)
+    times = daily(market, "A", "2024-01-01", "2024-01-10", hour="12:00")
+    run = Run(market)
+    run.sip("A", 100, "DAILY", "2024-01-01", catch_up=catch_up)
+    for i, t in enumerate(times):
+        if i not in (3, 4, 7):
+            got = [run.call("try_execute_sip", logical_time=at(t)) for _ in range(3)]
+            assert got[1:] == [0, 0]
+            assert got[0] in (0, 1) or catch_up == "EACH"
+            run.tick(t)
+            run.tick(t)
+            assert run.call("try_execute_sip", logical_time=at(t)) == 0
+    assert len(ends(run)) == 10
+    orders = [o for o in run.table("order_id, source, status", "paper_order", "1")]
+    assert len(orders) == len([e for e in ends(run) if e[0] == "EXECUTED"]) == len(run.trades())
+    assert {o[1:] for o in orders} == {("SIP", "FILLED")}
+    assert run.rules() == set()
+
+
+def test_slots_execute_once_from_many_sessions(db: Conn, connect: Callable[..., Conn]) -> None:
+    market = Market(db)
+    times = daily(market, "A", "2024-01-01", "2024-01-05", hour="12:00")
+    run = Run(market)
+    run.sip("A", 100, "DAILY", "2024-01-01")
+    start = threading.Barrier(4)
+    counts: list[int] = []
+    errors: list[str | None] = []
+
+    def work(conn: Conn, by_tick: bool) -> None:
+        start.wait()
+        for t in times:
+            try:
+                if by_tick:
+                    conn.execute("call tick(%s, %s, %s)", [*run.key, at(t)])
+                else:
+                    counts.append(
+                        call(
+                            conn,
+                            "try_execute_sip",
+                            user_id=run.user_id,
+                            run_id=run.run_id,
+                            logical_time=at(t),
+                        )["try_execute_sip"]
+                    )
+            except Error as error:
+                errors.append(error.sqlstate)
+
+    threads = [threading.Thread(target=work, args=(connect(), i % 2 == 0)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(errors) <= {"TE003"}  # overtaken by another session's tick
+    run.tick(times[-1])
+    assert len(ends(run)) == 5
+    assert len(run.trades()) == len([e for e in ends(run) if e[0] == "EXECUTED"])
+
+
+# --- when a slot stays due -------------------------------------------------------------------------------------------
+
+
+def test_a_closed_market_writes_nothing_and_the_slot_stays_due(tx: Conn) -> None:
+    market = weekday_market(tx, "2024-01-05", "2024-01-09")
+    market.bars("A", {"2024-01-05 12:00": 100, "2024-01-06 12:00": 90, "2024-01-08 09:30": 80, "2024-01-08 10:00": 70})
+    run = Run(market)
+    run.sip("A", 700, "MONTHLY", "2024-01-06")
+    run.tick("2024-01-05 12:00")
+    for t in ("2024-01-06 12:00", "2024-01-08 09:30"):  # Saturday; the instant of the open
+        before = run.snapshot()
+        assert run.call("try_execute_sip", logical_time=market.at(t)) == 0
+        assert run.snapshot() == before
+        run.tick(t)
+        assert (run.events(), run.orders()) == ([], [])
+    run.tick("2024-01-08 10:00")
+    assert ends(run) == [("EXECUTED", "2024-01-06", "2024-01-08")]
+    assert run.held("A") == 10
+
+
+def test_market_open_overrides_the_calendar(tx: Conn) -> None:
+    market = weekday_market(tx, "2024-01-05", "2024-01-09")
+    market.bars("A", {"2024-01-05 12:00": 100, "2024-01-06 12:00": 50, "2024-01-20 12:00": 25})
+    run = Run(market)
+    run.sip("A", 100, "DAILY", "2024-01-05")
+    t = market.at("2024-01-05 12:00")
+    before = run.snapshot()
+    assert run.call("try_execute_sip", logical_time=t, market_open=False) == 0
+    assert run.snapshot() == before
+    assert run.call("try_execute_sip", logical_time=t, market_open=True) == 1
+    assert run.call("try_execute_sip", logical_time=t, market_open=True) == 0
+    run.sip("A", 100, "MONTHLY", "2024-01-06")
+    t = market.at("2024-01-06 12:00")
+    assert run.call("try_execute_sip", logical_time=t) == 0
+    assert run.call("try_execute_sip", logical_time=t, market_open=None) == 0
+    assert run.call("try_execute_sip", logical_time=t, market_open=True) == 1
+    assert [p for _, p in run.fills()] == [100, 50]
+    with refused(tx, "TE203"):
+        run.call("try_execute_sip", logical_time=market.at("2024-01-20 12:00"))
+    with refused(tx, "TE203"):
+        run.tick("2024-01-20 12:00")
+
+
+def test_a_symbol_without_a_price_stays_due(tx: Conn) -> None:
+    market = Market(tx, symbols=["A"])
+    market.bars("B", {"2024-01-01 12:00": 100, "2024-01-05 12:00": 100})
+    market.bars("A", {"2024-01-04 12:00": 50})
+    run = Run(market)
+    run.sip("A", 100, "MONTHLY", "2024-01-01")
+    run.sip("B", 100, "MONTHLY", "2024-01-01")
+    run.tick("2024-01-01 12:00")
+    assert (ends(run, 1), ends(run, 2)) == ([], [("EXECUTED", "2024-01-01", "2024-01-01")])
+    run.call("pause_sip", sip_id=1)
+    run.tick("2024-01-03 12:00")
+    assert ends(run, 1) == []
+    run.call("resume_sip", sip_id=1)
+    run.tick("2024-01-05 12:00")
+    assert ends(run, 1) == [("EXECUTED", "2024-01-01", "2024-01-05")]
+    assert run.fills()[-1] == (2, 50)  # the last close, a day old
+    assert run.order(2)["logical_time"] == at("2024-01-05 12:00")
+
+
+def test_paused_slots_end_paused(tx: Conn) -> None:
+    market = Market(tx)
+    times = daily(market, "A", "2024-01-01", "2024-01-09", hour="12:00")
+    run = Run(market)
+    run.sip("A", 100, "DAILY", "2024-01-01", catch_up="EACH")
+    run.tick(times[0])
+    run.call("pause_sip", sip_id=1)
+    run.call("pause_sip", sip_id=1)
+    run.tick(times[2])
+    run.call("resume_sip", sip_id=1)
+    run.tick(times[3])
+    run.call("pause_sip", sip_id=1)
+    run.call("resume_sip", sip_id=1)  # no tick in between: nothing was paused
+    run.tick(times[5])
+    assert ends(run) == [
+        ("EXECUTED", "2024-01-01", "2024-01-01"),
+        ("SKIPPED_PAUSED", "2024-01-02", "2024-01-03"),
+        ("SKIPPED_PAUSED", "2024-01-03", "2024-01-03"),
+        ("EXECUTED", "2024-01-04", "2024-01-04"),
+        ("EXECUTED", "2024-01-05", "2024-01-06"),
+        ("EXECUTED", "2024-01-06", "2024-01-06"),
+    ]
+    assert run.payload("1:1") == {"date": "2024-01-02", "amount": 100}
+    for verb in ("pause_sip", "resume_sip"):
+        for sip_id in (2, 0, None):
+            with refused(tx, "TE101"):
+                run.call(verb, sip_id=sip_id)
+    run.call("stop_run")
+    for verb in ("pause_sip", "resume_sip"):
+        with refused(tx, "TE001"):
+            run.call(verb, sip_id=1)
+
+
+def test_paused_beats_holiday_beats_missed(tx: Conn) -> None:
+    market = weekday_market(tx, "2024-01-02", "2024-02-02", skip=["2024-01-08", "2024-01-15"])
+    market.bars("A", {"2024-01-30 12:00": 100})
+    for paused, expected in (
+        (True, ["SKIPPED_PAUSED"] * 4),
+        (False, ["SKIPPED_HOLIDAY", "SKIPPED_HOLIDAY", "MISSED", "EXECUTED"]),
+    ):
+        run = Run(market)
+        run.sip("A", 100, "WEEKLY", "2024-01-08", roll="SKIP")
+        if paused:
+            run.call("pause_sip", sip_id=1)
+        run.tick("2024-01-30 12:00")
+        assert [how for how, *_ in ends(run)] == expected
+
+
+# --- the end of a plan -----------------------------------------------------------------------------------------------
+
+
+def test_end_date_and_instalments(tx: Conn) -> None:
+    market = Market(tx)
+    daily(market, "A", "2024-01-01", "2024-06-30", hour="12:00")
+    run = Run(market)
+    cases: list[tuple[dict[str, Any], int]] = [
+        ({"instalments": 1}, 1),
+        ({"instalments": 3}, 3),
+        ({"end": "2024-01-31"}, 1),
+        ({"end": "2024-02-28"}, 1),
+        ({"end": "2024-02-29"}, 2),
+        ({"end": "2024-03-31", "instalments": 5}, 3),
+        ({"end": "2024-05-31", "instalments": 2}, 2),
+        ({}, 6),
+    ]
+    for options, _ in cases:
+        run.sip("A", 10, "MONTHLY", "2024-01-31", **options)
+    replay(run, "2024-01-01", "2024-06-30")
+    for sip_id, (options, n) in enumerate(cases, 1):
+        assert len(executed(run, sip_id)) == n, options
+    assert run.rules() == set()
+
+
+def test_a_slot_on_the_end_date_still_rolls_past_it(tx: Conn) -> None:
+    market = weekday_market(tx, "2024-01-02", "2024-01-12")
+    market.bars("A", {"2024-01-08 12:00": 100, "2024-01-09 12:00": 100})
+    run = Run(market)
+    run.sip("A", 10, "MONTHLY", "2024-01-06", end="2024-01-06")
+    run.tick("2024-01-08 12:00")
+    assert ends(run) == [("EXECUTED", "2024-01-06", "2024-01-08")]
+
+
+def test_skipped_slots_count_as_instalments(tx: Conn) -> None:
+    market = Market(tx)
+    times = daily(market, "A", "2024-01-01", "2024-01-06", hour="12:00")
+    run = Run(market, 150)
+    run.sip("A", 100, "DAILY", "2024-01-01", instalments=3)
+    for t in times:
+        run.tick(t)
+    assert [how for how, *_ in ends(run)] == ["EXECUTED", "SKIPPED_FUNDS", "SKIPPED_FUNDS"]
+
+
+# --- amounts ---------------------------------------------------------------------------------------------------------
+
+
+def amounts(run: Run, sip_id: int = 1) -> list[Any]:
+    return [D(str(run.payload(f"{sip_id}:{k}")["amount"])) for k in range(len(ends(run, sip_id)))]
+
+
+def test_step_up(tx: Conn) -> None:
+    market = Market(tx)
+    market.instrument("A", "0.00000001")
+    daily(market, "A", "2024-01-01", "2024-01-06", price=1, hour="12:00")
+    run = Run(market, 10**7)
+    run.sip("A", 1000, "DAILY", "2024-01-01", step_up_percent=10, step_up_every=1)
+    run.sip("A", 1000, "DAILY", "2024-01-01", step_up_percent=D("3.3333"), step_up_every=2)
+    run.sip("A", D("99.99"), "DAILY", "2024-01-01", step_up_amount=D("0.01"), step_up_every=3)
+    run.sip("A", 100, "DAILY", "2024-01-01", step_up_amount=50, step_up_every=10)
+    replay(run, "2024-01-01", "2024-01-06")
+    assert amounts(run, 1) == [D(a) for a in ("1000", "1100", "1210", "1331", "1464.1", "1610.51")]
+    assert amounts(run, 2) == [D(a) for a in ("1000", "1000", "1033.33", "1033.33", "1067.78", "1067.78")]
+    assert amounts(run, 3) == [D(a) for a in ("99.99", "99.99", "99.99", "100", "100", "100")]
+    assert amounts(run, 4) == [100] * 6
+    assert run.held("A") == sum(sum(amounts(run, i)) for i in (1, 2, 3, 4))
+    assert run.rules() == set()
+
+
+def test_step_up_follows_the_slot_number_not_the_executions(tx: Conn) -> None:
+    market = Market(tx)
+    times = daily(market, "A", "2024-01-01", "2024-01-08", price=1, hour="12:00")
+    run = Run(market)
+    run.sip("A", 100, "DAILY", "2024-01-01", step_up_amount=10, step_up_every=2)
+    for i in (0, 5, 7):
+        run.tick(times[i])
+    assert [(how, a) for (how, *_), a in zip(ends(run), amounts(run), strict=True)] == [
+        ("EXECUTED", 100),
+        ("MISSED", 100),
+        ("MISSED", 110),
+        ("MISSED", 110),
+        ("MISSED", 120),
+        ("EXECUTED", 120),
+        ("MISSED", 130),
+        ("EXECUTED", 130),
+    ]
+    assert run.held("A") == 350
+
+
+def test_the_quantity_is_floored_to_the_step(tx: Conn) -> None:
+    market = Market(tx)
+    for symbol, step, price, amount, quantity in [
+        ("S1", "0.000001", "3", "100", "33.333333"),
+        ("S2", "1", "30", "100", "3"),
+        ("S3", "0.5", "30", "100", "3"),
+        ("S4", "0.25", "30", "100", "3.25"),
+        ("S5", "100", "0.5", "99.99", "100"),
+        ("S6", "0.00000001", "7", "1", "0.14285714"),
+        ("S7", "0.1", "0.3", "0.9", "3"),
+        ("S8", "0.00000001", "0.00000003", "0.01", "333333.33333333"),
+    ]:
+        market.instrument(symbol, step)
+        market.bars(symbol, {"2024-01-01 12:00": D(price)})
+        run = Run(market, 1000)
+        run.sip(symbol, D(amount), "MONTHLY", "2024-01-01")
+        run.tick("2024-01-01 12:00")
+        assert run.held(symbol) == D(quantity), symbol
+        assert run.cash == 1000 - round(D(quantity) * D(price), 2)
+        assert run.rules() == set()
+
+
+def test_whole_units_carry_the_residual(tx: Conn) -> None:
+    market = Market(tx)
+    market.bars("A", {f"2024-01-0{d} 12:00": p for d, p in enumerate((30, 30, 150, 60, 30), 1)})
+    run = Run(market)
+    run.sip("A", 100, "DAILY", "2024-01-01", whole_units=True)
+    got = []
+    for d in range(1, 6):
+        run.tick(f"2024-01-0{d} 12:00")
+        got.append(
+            (
+                ends(run)[-1][0],
+                run.held("A"),
+                val(tx, "select residual from sip_plan where user_id = %s", run.user_id),
+            )
+        )
+    assert got == [
+        ("EXECUTED", 3, 10),
+        ("EXECUTED", 6, 20),  # 110: 3 units
+        ("SKIPPED_BELOW_UNIT", 6, 120),  # 120 buys none at 150
+        ("EXECUTED", 9, 40),  # 220: 3 units at 60
+        ("EXECUTED", 13, 20),  # 140: 4 units at 30
+    ]
+    assert [D(str(a)) for a in amounts(run)] == [100] * 5
+    assert run.cash == 100_000 - 500 + 20
+    assert run.rules() == set()
+
+
+def test_the_residual_is_not_touched_by_slots_that_did_not_try(tx: Conn) -> None:
+    market = Market(tx)
+    times = daily(market, "A", "2024-01-01", "2024-01-08", price=30, hour="12:00")
+    run = Run(market, 200)
+
+    def residual() -> Any:
+        found = val(tx, "select residual from sip_plan where user_id = %s", run.user_id)
+        return found
+
+    run.sip("A", 100, "DAILY", "2024-01-01", whole_units=True)
+    run.tick(times[0])  # 3 for 90
+    assert residual() == 10
+    run.call("pause_sip", sip_id=1)
+    run.tick(times[1])
+    assert residual() == 10
+    run.call("resume_sip", sip_id=1)
+    run.place("A", "BUY", 1, limit=25)  # 25 held back of 110
+    run.tick(times[3])
+    assert [how for how, *_ in ends(run)] == ["EXECUTED", "SKIPPED_PAUSED", "MISSED", "SKIPPED_FUNDS"]
+    assert residual() == 10
+    run.cancel(2)
+    run.tick(times[4])
+    assert (ends(run)[-1][0], residual(), run.held("A"), run.cash) == ("EXECUTED", 20, 6, 20)
+    assert run.rules() == set()
+
+
+def test_below_unit(tx: Conn) -> None:
+    market = Market(tx)
+    market.instrument("A", 1)
+    market.bars("A", {"2024-01-01 12:00": 101, "2024-01-02 12:00": 100})
+    run = Run(market, 5)
+    run.sip("A", 100, "DAILY", "2024-01-01")
+    run.tick("2024-01-01 12:00")
+    run.tick("2024-01-02 12:00")
+    assert [how for how, *_ in ends(run)] == ["SKIPPED_BELOW_UNIT", "SKIPPED_FUNDS"]
+    assert (run.orders(), run.trades(), run.cash) == ([], [], 5)
+
+
+def test_funds(tx: Conn) -> None:
+    market = Market(tx)
+    times = daily(market, "A", "2024-01-01", "2024-01-05", hour="12:00")
+    run = Run(market, 350)
+    run.sip("A", 100, "DAILY", "2024-01-01")
+    run.tick(times[0])
+    run.place("A", "BUY", 2, limit=80)  # 160 of 250 held back
+    run.tick(times[1])
+    run.cancel(2)
+    run.place("A", "BUY", 2, limit=75)  # exactly 100 are free
+    run.tick(times[2])
+    run.tick(times[3])
+    assert [how for how, *_ in ends(run)] == ["EXECUTED", "SKIPPED_FUNDS", "EXECUTED", "SKIPPED_FUNDS"]
+    assert run.payload("1:1") == {"date": "2024-01-02", "amount": 100, "reason": "CASH_INSUFFICIENT"}
+    assert run.cash == 150
+    assert run.rules() == set()
+
+
+def test_risk_limits_and_forbidden_symbols(tx: Conn) -> None:
+    market = Market(tx)
+    times = daily(market, "A", "2024-01-01", "2024-01-05", hour="12:00")
+    run = Run(market)
+    run.sip("A", 100, "DAILY", "2024-01-01")
+    run.tick(times[0])
+    run.call("set_risk_limit", max_position=D("1.5"))
+    run.tick(times[1])
+    run.call("set_risk_limit", max_order_value=D("99.99"))
+    run.tick(times[2])
+    run.call("set_risk_limit", max_order_value=100)
+    run.tick(times[3])
+    run.call("forbid_symbol", symbol="A")
+    run.tick(times[4])
+    assert [(how, run.payload(f"1:{k}").get("reason")) for k, (how, *_) in enumerate(ends(run))] == [
+        ("EXECUTED", None),
+        ("MISSED", "POSITION_LIMIT_EXCEEDED"),
+        ("MISSED", "ORDER_VALUE_EXCEEDED"),
+        ("EXECUTED", None),
+        ("MISSED", "SYMBOL_FORBIDDEN"),
+    ]
+    assert len(run.orders()) == 2
+    assert run.rules() == set()
+
+
+def test_an_executed_slot_is_one_filled_market_order_at_the_ticks_close(tx: Conn) -> None:
+    market = Market(tx)
+    market.bars("A", {"2024-01-02 12:00": (90, 120, 80, 110)})
+    run = Run(market)
+    run.place("A", "BUY", 1)
+    sip_id = run.sip("A", 55, "MONTHLY", "2024-01-01")
+    assert sip_id == 1
+    assert run.call("try_execute_sip", logical_time=at("2024-01-02 12:00")) == 1
+    order = run.order(2)
+    expected = {
+        **{
+            "side": "BUY",
+            "order_type": "MARKET",
+            "time_in_force": "DAY",
+            "source": "SIP",
+            "status": "FILLED",
+        },
+        **{"quantity": D("0.5"), "filled_quantity": D("0.5"), "avg_fill_price": 110, "symbol": "A"},
+        **{"limit_price": None, "client_order_id": None, "reject_reason": None},
+        **{"logical_time": at("2024-01-02 12:00"), "closed_time": at("2024-01-02 12:00")},
+    }
+    assert {k: order[k] for k in expected} == expected
+    assert run.trades() == [(2, at("2024-01-02 12:00"), "A", "BUY", D("0.5"), 110)]
+    assert run.table("event_type, event_key, logical_time, payload", "event_ledger", "1") == [
+        ("SIP_EXECUTED", "1:0", at("2024-01-02 12:00"), {"date": "2024-01-01", "amount": 55, "order_id": 2})
+    ]
+    assert run.status(1) == "PENDING"
+
+
+def test_plans_execute_by_sip_id_then_slot_until_the_money_is_gone(tx: Conn) -> None:
+    market = Market(tx)
+    for symbol in ("A", "B"):
+        daily(market, symbol, "2024-01-01", "2024-01-03", hour="12:00")
+    run = Run(market, 350)
+    run.sip("B", 100, "DAILY", "2024-01-02", catch_up="EACH")
+    run.sip("A", 100, "DAILY", "2024-01-01", catch_up="EACH")
+    run.tick("2024-01-03 12:00")
+    assert [(t[2], t[0]) for t in run.trades()] == [("B", 1), ("B", 2), ("A", 3)]
+    assert run.events() == [
+        *(("SIP_EXECUTED", "1:0"), ("SIP_EXECUTED", "1:1"), ("SIP_EXECUTED", "2:0")),
+        *(("SIP_SKIPPED_FUNDS", "2:1"), ("SIP_SKIPPED_FUNDS", "2:2")),
+    ]
+
+
+# --- dates are the market's ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("time_zone", ["UTC", "Asia/Tokyo", "America/Los_Angeles"])
+def test_dates_are_those_of_the_markets_zone(tx: Conn, time_zone: str) -> None:
+    tx.execute(f"set local time zone '{time_zone}'")
+    # an evening session in New York is the next day in UTC; a morning one in Tokyo is the day before
+    market = Market(tx, [("2024-01-31", "18:00", "23:00"), ("2024-02-01", "18:00", "23:00")], "America/New_York")
+    market.bars("A", {"2024-01-31 20:00": 100, "2024-02-01 20:00": 100})
+    run = Run(market)
+    run.sip("A", 10, "MONTHLY", "2024-02-01")
+    run.tick(ny("2024-01-31 20:00"))  # 2024-02-01 01:00 UTC
+    assert ends(run) == []
+    run.tick(ny("2024-02-01 20:00"))
+    assert executed(run) == ["2024-02-01"]
+
+    market = Market(tx, [("2024-02-01", "08:00", "15:00")], "Asia/Tokyo")
+    market.bars("A", {"2024-02-01 08:30": 100})
+    run = Run(market)
+    run.sip("A", 10, "MONTHLY", "2024-02-01")
+    run.tick("2024-02-01 08:30")  # 2024-01-31 23:30 UTC
+    assert executed(run) == ["2024-02-01"]
+
+
+def test_a_close_at_16_00_in_new_york_is_that_day_in_winter_and_summer(tx: Conn) -> None:
+    sessions = [(d, "09:30", "16:00") for d in days("2024-03-01", "2024-03-20")]
+    market = Market(tx, sessions, "America/New_York")
+    market.bars("A", {f"{d} 16:00": 100 for d, *_ in sessions})
+    run = Run(market)
+    run.sip("A", 10, "DAILY", "2024-03-01")
+    replay(run, "2024-03-01", "2024-03-20")
+    assert executed(run) == [d for d, *_ in sessions]
+
+
+def test_under_always_midnight_utc_is_the_new_days_date(tx: Conn) -> None:
+    market = Market(tx)
+    market.bars("A", {"2024-01-01 23:59": 100, "2024-01-02 00:00": 100})
+    run = Run(market)
+    run.sip("A", 10, "MONTHLY", "2024-01-02")
+    run.tick("2024-01-01 23:59")
+    assert ends(run) == []
+    run.tick("2024-01-02 00:00")
+    assert executed(run) == ["2024-01-02"]
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+GOOD: dict[str, Any] = {"symbol": "A", "amount": 100, "frequency": "DAILY", "start": "2024-01-01"}
+BAD: list[dict[str, Any]] = [
+    *({"amount": a} for a in (None, 0, -1, D("0.004"), D("NaN"), D("Infinity"), D("-Infinity"), D("1e130"), D("1e12"))),
+    *({"frequency": f} for f in (None, "", "daily", "YEARLY")),
+    *({"start": s} for s in (None, "infinity", "-infinity", "1899-12-31", "2300-01-01", "0044-03-15 BC")),
+    *({"roll": r} for r in (None, "", "next", "NEAREST")),
+    *({"catch_up": c} for c in (None, "", "once", "ALL")),
+    *({"end": e} for e in ("2023-12-31", "infinity", "-infinity", "2300-01-01")),
+    *({"instalments": n} for n in (0, -1)),
+    *(
+        {"step_up_percent": p, "step_up_every": 1}
+        for p in (0, -1, 10000, D("0.00004"), D("NaN"), D("Infinity"), D("1e130"))
+    ),
+    *({"step_up_amount": a, "step_up_every": 1} for a in (0, -1, D("0.004"), D("NaN"), D("Infinity"), D("1e130"))),
+    *({"step_up_percent": 1, "step_up_every": n} for n in (None, 0, -1)),
+    {"step_up_amount": 1},
+    {"step_up_every": 1},
+    {"step_up_percent": 1, "step_up_amount": 1, "step_up_every": 1},
+    {"step_up_percent": 1, "step_up_amount": 1},
+    {"whole_units": None},
+]
+
+
+def test_create_sip_refuses_bad_arguments(tx: Conn) -> None:
+    run = Run(Market(tx, symbols=["A"]))
+    answers = []
+    for bad in BAD:
+        with pytest.raises(Error) as caught, tx.transaction():
+            run.call("create_sip", **{**GOOD, **bad})
+        answers.append((bad, caught.value.sqlstate))
+    assert [answer for answer in answers if answer[1] != "TE101"] == []
+    for symbol in ("NOWHERE", "", None):
+        with refused(tx, "TE201"):
+            run.call("create_sip", **{**GOOD, "symbol": symbol})
+    assert run.count("sip_plan") == 0
+    assert [run.sip(**GOOD) for _ in range(3)] == [1, 2, 3]
+    run.call("stop_run")
+    with refused(tx, "TE001"):
+        run.sip(**GOOD)
+    with refused(tx, "TE204"):
+        call(tx, "create_sip", user_id=run.user_id, run_id=-1, **GOOD)
+
+
+def test_amounts_round_to_the_minor_unit(tx: Conn) -> None:
+    market = Market(tx, symbols=["A"])
+    for currency, stored in (("USD", "10.13"), ("JPY", "10"), ("KWD", "10.126"), ("CLF", "10.1255")):
+        run = Run(market, currency=currency)
+        run.sip("A", D("10.1255"), "DAILY", "2024-01-01")
+        assert run.table("amount", "sip_plan", "1") == [(D(stored),)]
+
+
+def test_past_the_calendar(tx: Conn) -> None:
+    market = weekday_market(tx, "2024-01-02", "2024-01-04")
+    market.bars("A", {"2024-01-03 12:00": 100, "2024-01-04 16:00": 100, "2024-01-04 16:01": 100})
+    run = Run(market)
+    run.sip("A", 10, "DAILY", "2024-01-02")
+    run.sip("A", 10, "DAILY", "2024-01-05")  # a slot the calendar does not know yet
+    run.tick("2024-01-04 16:00")
+    before = run.snapshot()
+    for verb in ("try_execute_sip", "try_rebalance"):
+        with refused(tx, "TE203"):
+            run.call(verb, logical_time=at("2024-01-04 16:01"))
+    with refused(tx, "TE203"):
+        run.tick("2024-01-04 16:01")
+    assert run.snapshot() == before
+    market.add_sessions([("2024-01-05", "09:30", "16:00")])
+    run.tick("2024-01-04 16:01")
+    run.tick("2024-01-05 12:00")
+    assert executed(run, 2) == ["2024-01-05"]
