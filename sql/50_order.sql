@@ -34,7 +34,7 @@ end $$;
 -- Why the order cannot be accepted, null when it can. Off-step is tested on the quantity as given: an order is
 -- rejected, never rounded.
 create function engine.acceptance_reason(
-  c engine.context, p_symbol text, p_side text, p_quantity numeric, p_limit_price numeric, p_reserve_price numeric
+  c engine.context, p_symbol text, p_side text, p_quantity numeric, p_limit_price numeric, p_price numeric
 ) returns text
 language plpgsql stable as $$
 declare
@@ -53,7 +53,7 @@ begin
   if mod(p_limit_price, v_instrument.price_tick) <> 0 then
     return 'PRICE_OFF_TICK';
   end if;
-  return engine.reject_reason(c, p_symbol, p_side, p_quantity, p_reserve_price, engine.reserved_cash(c),
+  return engine.reject_reason(c, p_symbol, p_side, p_quantity, p_price, engine.reserved_cash(c),
                               engine.open_quantity(c, p_symbol, p_side));
 end $$;
 
@@ -68,6 +68,7 @@ language plpgsql as $$
 declare
   c engine.context;
   v_order paper_order;
+  v_price numeric;
 begin
   perform engine.require_order_terms(p_symbol, p_side, p_quantity, p_order_type, p_limit_price, p_stop_price,
     p_time_in_force, p_client_order_id, p_trail_amount, p_trail_percent, p_good_till);
@@ -87,11 +88,9 @@ begin
   end if;
   perform engine.require_running(c);
 
-  v_order.reserve_price := case
-    when p_side = 'BUY' then coalesce(p_limit_price, engine.last_close(c.feed, p_symbol, c.last_logical_time))
-  end;
-  v_order.reject_reason :=
-    engine.acceptance_reason(c, p_symbol, p_side, p_quantity, p_limit_price, v_order.reserve_price);
+  v_price := coalesce(p_limit_price, engine.last_close(c.feed, p_symbol, c.last_logical_time));
+  v_order.reserve_price := case when p_side = 'BUY' then v_price end;
+  v_order.reject_reason := engine.acceptance_reason(c, p_symbol, p_side, p_quantity, p_limit_price, v_price);
 
   insert into paper_order (user_id, run_id, order_id, logical_time, symbol, side, order_type, quantity, limit_price,
                            time_in_force, status, reject_reason, client_order_id, reserve_price, closed_time)
