@@ -16,7 +16,7 @@ begin
   perform engine.require(coalesce(p_max_position, 0) >= 0 and coalesce(p_max_order_value, 0) >= 0,
                          'argument=max_position,max_order_value must_be=not_negative');
   insert into risk_limit (user_id, run_id, max_position, max_order_value)
-  values (p_user_id, p_run_id, p_max_position, p_max_order_value)
+  values (p_user_id, p_run_id, p_max_position, round(p_max_order_value, c.scale))
   on conflict (user_id, run_id) do update
     set max_position = excluded.max_position, max_order_value = excluded.max_order_value;
 end $$;

@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import psycopg
 
 from engine_py.install import sql_dir
-from tests.schema_dump import dump
 from tests.model import Bar
+from tests.schema_dump import dump
 from tests.scripts import Bench, Run, Script
 
 Conn: TypeAlias = psycopg.Connection[Any]

@@ -1,0 +1,655 @@
+"""The engine a second time, in plain Python: slow, small, and written from the contract, not from the SQL.
+
+A Model holds one run over one Market. Its verbs have the names and the arguments of the SQL verbs without their p_,
+change its state or raise Refused, and `rows()` gives the run's tables as the database must hold them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from calendar import monthrange
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import ROUND_HALF_UP, Decimal, localcontext
+from math import lcm
+from typing import Any
+from zoneinfo import ZoneInfo
+
+ZERO = Decimal(0)
+OPEN = ("PENDING", "TRIGGERED", "PARTIALLY_FILLED")
+DAY = timedelta(days=1)
+MONTHS = {"MONTHLY": 1, "QUARTERLY": 3}
+
+
+class Refused(Exception):
+    """The call is refused. Where two refusals apply, the contract does not say which of them speaks."""
+
+    def __init__(self, *codes: str) -> None:
+        super().__init__(" or ".join(codes))
+        self.codes = codes
+
+
+def money(amount: Decimal) -> Decimal:
+    return amount.quantize(Decimal("0.01"), ROUND_HALF_UP)  # half away from zero, for either sign
+
+
+def affordable(budget: Decimal, price: Decimal, step: Decimal) -> Decimal:
+    """The largest multiple of step that budget buys at price; exact, where a quotient would be rounded."""
+    return max(ZERO, budget // (price * step) * step)
+
+
+def whole(step: Decimal) -> Decimal:
+    """The smallest whole number that is a multiple of step."""
+    return Decimal(lcm(int(step * 10**8), 10**8)) / 10**8
+
+
+@dataclass(frozen=True)
+class Bar:
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+
+
+@dataclass(frozen=True)
+class Session:
+    """(open_at, close_at]: the open is outside, the close inside."""
+
+    day: date
+    open_at: datetime
+    close_at: datetime
+
+
+@dataclass
+class Calendar:
+    """Sessions in order; None is ALWAYS, one session per UTC day."""
+
+    sessions: list[Session] | None = None
+    zone: str = "UTC"
+
+    def __post_init__(self) -> None:
+        self.closes = [s.close_at for s in self.sessions or []]
+        self.days = [s.day for s in self.sessions or []]
+
+    def knows(self, at: datetime) -> bool:
+        return self.sessions is None or (bool(self.closes) and at <= self.closes[-1])
+
+    def closing_from(self, at: datetime) -> Session | None:
+        """The first session that closes at or after `at`."""
+        if self.sessions is None:
+            start = datetime.combine((at - timedelta(microseconds=1)).date(), time(), UTC)
+            return Session(start.date(), start, start + DAY)
+        index = bisect_left(self.closes, at)
+        return self.sessions[index] if index < len(self.closes) else None
+
+    def closing_after(self, at: datetime) -> Session | None:
+        return self.closing_from(at + timedelta(microseconds=1))
+
+    def session(self, at: datetime) -> Session | None:
+        found = self.closing_from(at)
+        return found if found and found.open_at < at else None
+
+    def day_of(self, at: datetime) -> date:
+        return at.astimezone(ZoneInfo(self.zone)).date()
+
+    def has_day(self, day: date) -> bool:
+        return self.sessions is None or day in self.days
+
+    def day_on_or_before(self, day: date) -> date | None:
+        """The last session day up to `day`; None while the calendar does not reach that far."""
+        if self.sessions is None:
+            return day
+        if not self.days or day > self.days[-1]:
+            return None
+        index = bisect_right(self.days, day)
+        return self.days[index - 1] if index else date.min
+
+    def nth_day_from(self, start: date, n: int) -> date | None:
+        if self.sessions is None:
+            return start + n * DAY
+        index = bisect_left(self.days, start) + n
+        return self.days[index] if index < len(self.days) else None
+
+    def closed_since(self, day: date, at: datetime) -> bool:
+        """Has a session of that day or a later one closed before `at`?"""
+        if self.sessions is None:
+            return datetime.combine(day, time(), UTC) + DAY < at
+        return any(s.day >= day and s.close_at < at for s in self.sessions)
+
+
+@dataclass
+class Market:
+    """What all runs share. instruments: symbol -> (quantity step, price tick or None); bars: symbol -> time -> bar."""
+
+    instruments: dict[str, tuple[Decimal, Decimal | None]]
+    bars: dict[str, dict[datetime, Bar]]
+    calendar: Calendar = field(default_factory=Calendar)
+
+    def __post_init__(self) -> None:
+        self.clock = sorted({at for bars in self.bars.values() for at in bars})
+
+    def close(self, symbol: str, at: datetime | None) -> Decimal | None:
+        times = [t for t in self.bars.get(symbol, {}) if at and t <= at]
+        return self.bars[symbol][max(times)].close if times else None
+
+
+@dataclass
+class Order:
+    order_id: int
+    logical_time: datetime | None
+    symbol: str
+    side: str
+    order_type: str
+    quantity: Decimal
+    limit_price: Decimal | None
+    time_in_force: str
+    client_order_id: str | None = None
+    source: str = "CLIENT"
+    status: str = "PENDING"
+    filled_quantity: Decimal = ZERO
+    avg_fill_price: Decimal | None = None
+    reject_reason: str | None = None
+    closed_time: datetime | None = None
+    reserve_price: Decimal | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.status in OPEN
+
+    def end(self, status: str, at: datetime | None, reason: str | None = None) -> None:
+        self.status, self.closed_time, self.reject_reason = status, at, reason
+
+
+@dataclass
+class Position:
+    quantity: Decimal = ZERO
+    cost_basis: Decimal = ZERO
+    realized_pnl: Decimal = ZERO
+
+
+@dataclass
+class Plan:
+    """What SIPs and rebalances share: slots whose dates are a function of start, frequency and number alone."""
+
+    frequency: str
+    start: date
+    next_slot: int = 0
+    end: date | None = None
+    instalments: int | None = None
+    roll: str = "NEXT"
+
+    def date_of(self, slot: int, calendar: Calendar) -> date | None:
+        if self.frequency == "DAILY":
+            return calendar.nth_day_from(self.start, slot)
+        if self.frequency == "WEEKLY":
+            return self.start + 7 * slot * DAY
+        month = self.start.month - 1 + slot * MONTHS[self.frequency]
+        year, month = self.start.year + month // 12, month % 12 + 1
+        return date(year, month, min(self.start.day, monthrange(year, month)[1]))
+
+    def due(self, today: date, calendar: Calendar) -> list[tuple[int, date, date]]:
+        """Slots that have not ended and are due, as (slot, nominal date, date from which it is due)."""
+        found = []
+        slot = self.next_slot
+        while self.instalments is None or slot < self.instalments:
+            nominal = self.date_of(slot, calendar)
+            if nominal is None or (self.end and nominal > self.end):
+                break
+            from_day = calendar.day_on_or_before(nominal) if self.roll == "PREVIOUS" else nominal
+            if from_day is None or from_day > today:
+                break
+            found.append((slot, nominal, from_day))
+            slot += 1
+        return found
+
+
+@dataclass
+class Sip(Plan):
+    symbol: str = ""
+    amount: Decimal = ZERO
+    catch_up: str = "ONCE"
+    step_up_percent: Decimal | None = None
+    step_up_amount: Decimal | None = None
+    step_up_every: int | None = None
+    whole_units: bool = False
+    paused: bool = False
+    residual: Decimal = ZERO
+
+    def amount_of(self, slot: int) -> Decimal:
+        steps = slot // self.step_up_every if self.step_up_every else 0
+        if self.step_up_percent is not None:
+            return money(self.amount * (1 + self.step_up_percent / 100) ** steps)
+        return money(self.amount + (self.step_up_amount or ZERO) * steps)
+
+
+@dataclass
+class Rebalance(Plan):
+    weights: dict[str, Decimal] = field(default_factory=dict)
+    band: Decimal | None = None
+
+
+class Model:
+    """One run. Its verbs are those of the database; its tables are lists of rows without the run's key."""
+
+    def __init__(self, market: Market, initial_cash: Decimal) -> None:
+        self.market, self.calendar = market, market.calendar
+        self.status = "RUNNING"
+        self.cash = money(initial_cash)
+        self.first: datetime | None = None
+        self.last: datetime | None = None
+        self.orders: list[Order] = []
+        self.positions: dict[str, Position] = {}
+        self.sips: list[Sip] = []
+        self.rebalances: list[Rebalance] = []
+        self.forbidden: set[str] = set()
+        self.max_position: Decimal | None = None
+        self.max_order_value: Decimal | None = None
+        self.trades: list[tuple[Any, ...]] = []
+        self.entries: list[tuple[Any, ...]] = [(1, None, self.cash, "OPENING", None)]
+        self.mtm: dict[datetime, tuple[Any, ...]] = {}
+        self.equity: dict[datetime, tuple[Any, ...]] = {}
+        self.events: list[tuple[Any, ...]] = []
+
+    def call(self, verb: str, **arguments: Any) -> None:
+        """Call a verb by name, with enough digits for every product of a quantity and a price to be exact."""
+        with localcontext(prec=80):
+            getattr(self, verb)(**arguments)
+
+    # -- refusals
+
+    def require(self, good: bool, code: str = "TE101") -> None:
+        if not good:
+            raise Refused(code, *(["TE001"] if self.status != "RUNNING" else []))
+
+    def require_running(self) -> None:
+        if self.status != "RUNNING":
+            raise Refused("TE001")
+
+    # -- the client's verbs
+
+    def stop_run(self) -> None:
+        self._end_run("STOPPED")
+
+    def fail_run(self, error: str) -> None:
+        self._end_run("ERROR")
+
+    def _end_run(self, status: str) -> None:
+        if self.status == "RUNNING":
+            for order in self.open_orders():
+                order.end("CANCELED", self.last)
+            self.status = status
+
+    def set_risk_limit(self, max_position: Decimal | None = None, max_order_value: Decimal | None = None) -> None:
+        self.require(all(limit is None or limit >= 0 for limit in (max_position, max_order_value)))
+        self.require_running()
+        self.max_position = max_position
+        self.max_order_value = None if max_order_value is None else money(max_order_value)
+
+    def forbid_symbol(self, symbol: str) -> None:
+        self.require_running()
+        self.forbidden.add(symbol)
+
+    def place_order(
+        self,
+        symbol: str,
+        side: str,
+        quantity: Decimal,
+        order_type: str = "MARKET",
+        limit_price: Decimal | None = None,
+        time_in_force: str = "GTC",
+        client_order_id: str | None = None,
+    ) -> None:
+        self.require(side in ("BUY", "SELL") and order_type in ("MARKET", "LIMIT") and time_in_force in ("DAY", "GTC"))
+        self.require(quantity.is_finite() and (limit_price is not None) == (order_type == "LIMIT"))
+        self.require(limit_price is None or limit_price > 0)
+        given, quantity = quantity, quantity.quantize(Decimal("1e-8"), ROUND_HALF_UP)
+        for first in self.orders:
+            if client_order_id is not None and first.client_order_id == client_order_id:
+                names = ("symbol", "side", "quantity", "order_type", "limit_price", "time_in_force")
+                terms = [symbol, side, quantity, order_type, limit_price, time_in_force]
+                self.require(terms == [getattr(first, name) for name in names], "TE102")
+                return
+        self.require_running()
+        order = self._new_order(symbol, side, quantity, time_in_force, "CLIENT")
+        order.order_type, order.limit_price, order.client_order_id = order_type, limit_price, client_order_id
+        price = limit_price or self.market.close(symbol, self.last)
+        reason = self._misfit(order, given) or self._objection(order, price, accepting=True)
+        if reason:
+            order.end("REJECTED", self.last, reason)
+        elif side == "BUY":
+            order.reserve_price = price
+
+    def cancel_order(self, order_id: int) -> None:
+        self.require(0 < order_id <= len(self.orders))
+        self.require_running()
+        order = self.orders[order_id - 1]
+        if order.is_open:
+            order.end("CANCELED", self.last)
+
+    def create_sip(
+        self,
+        symbol: str,
+        amount: Decimal,
+        frequency: str,
+        start: date,
+        catch_up: str = "ONCE",
+        **options: Any,
+    ) -> None:
+        plan = Sip(frequency, start, symbol=symbol, amount=money(amount), catch_up=catch_up, **options)
+        plan.step_up_amount = plan.step_up_amount and money(plan.step_up_amount)
+        self.require(plan.amount > 0 and (plan.end is None or plan.end >= start))
+        self.require(plan.instalments is None or plan.instalments > 0)
+        ups = [up for up in (plan.step_up_percent, plan.step_up_amount) if up is not None]
+        self.require(len(ups) == (plan.step_up_every is not None) and all(up > 0 for up in ups))
+        self.require(plan.step_up_every is None or plan.step_up_every > 0)
+        self.require(symbol in self.market.instruments, "TE201")
+        self.require_running()
+        self.sips.append(plan)
+
+    def pause_sip(self, sip_id: int) -> None:
+        self._sip(sip_id).paused = True
+
+    def resume_sip(self, sip_id: int) -> None:
+        self._sip(sip_id).paused = False
+
+    def _sip(self, sip_id: int) -> Sip:
+        self.require(0 < sip_id <= len(self.sips))
+        self.require_running()
+        return self.sips[sip_id - 1]
+
+    def create_rebalance(
+        self, weights: dict[str, Decimal], frequency: str, start: date, band: Decimal | None = None
+    ) -> None:
+        self.require(all(0 <= weight <= 1 for weight in weights.values()) and sum(weights.values()) <= 1)
+        self.require(band is None or 0 <= band <= 1)
+        self.require(set(weights) <= set(self.market.instruments), "TE201")
+        self.require_running()
+        self.rebalances.append(Rebalance(frequency, start, weights=weights, band=band))
+
+    # -- orders
+
+    def open_orders(self) -> Iterator[Order]:
+        return (order for order in self.orders if order.is_open)
+
+    def _new_order(self, symbol: str, side: str, quantity: Decimal, time_in_force: str, source: str) -> Order:
+        number = len(self.orders) + 1
+        self.orders.append(
+            Order(number, self.last, symbol, side, "MARKET", quantity, None, time_in_force, source=source)
+        )
+        return self.orders[-1]
+
+    def _misfit(self, order: Order, given: Decimal) -> str | None:
+        if order.quantity <= 0:
+            return "QUANTITY_NOT_POSITIVE"
+        if order.symbol not in self.market.instruments:
+            return "SYMBOL_UNKNOWN"
+        step, tick = self.market.instruments[order.symbol]
+        if given % step:
+            return "QUANTITY_OFF_STEP"
+        if tick and order.limit_price and order.limit_price % tick:
+            return "PRICE_OFF_TICK"
+        return None
+
+    def _free_cash(self, but: Order | None = None) -> Decimal:
+        return self.cash - sum(
+            money(order.quantity * order.reserve_price)
+            for order in self.open_orders()
+            if order is not but and order.side == "BUY" and order.reserve_price is not None
+        )
+
+    def _objection(self, order: Order, price: Decimal | None, accepting: bool = False) -> str | None:
+        """Why the risk rules refuse the order at this price; at acceptance, what other open orders want counts too."""
+
+        def wanted(side: str) -> Decimal:
+            others = [o for o in self.open_orders() if accepting and o is not order]
+            return order.quantity + sum(o.quantity for o in others if (o.symbol, o.side) == (order.symbol, side))
+
+        held = self.held(order.symbol)
+        value = None if price is None else money(order.quantity * price)
+        if order.symbol in self.forbidden:
+            return "SYMBOL_FORBIDDEN"
+        if value is not None and self.max_order_value is not None and value > self.max_order_value:
+            return "ORDER_VALUE_EXCEEDED"
+        if order.side == "BUY":
+            if self.max_position is not None and held + wanted("BUY") > self.max_position:
+                return "POSITION_LIMIT_EXCEEDED"
+            if value is not None and value > self._free_cash(but=order):
+                return "CASH_INSUFFICIENT"
+        elif wanted("SELL") > held:
+            return "POSITION_INSUFFICIENT"
+        return None
+
+    def held(self, symbol: str) -> Decimal:
+        return self.positions[symbol].quantity if symbol in self.positions else ZERO
+
+    def _fill(self, order: Order, price: Decimal, at: datetime) -> None:
+        if reason := self._objection(order, price):
+            order.end("REJECTED", at, reason)
+            return
+        value, position = money(order.quantity * price), self.positions.setdefault(order.symbol, Position())
+        if order.side == "BUY":
+            self.cash -= value
+            position.quantity += order.quantity
+            position.cost_basis += value
+        else:
+            cost = money(position.cost_basis * order.quantity / position.quantity)
+            self.cash += value
+            position.quantity -= order.quantity
+            position.cost_basis -= cost
+            position.realized_pnl += value - cost
+        trade_id = len(self.trades) + 1
+        trade = (trade_id, order.order_id, at, order.symbol, order.side, order.quantity, price, ZERO)
+        self.trades.append(trade)
+        signed = -value if order.side == "BUY" else value
+        self.entries.append((len(self.entries) + 1, at, signed, "TRADE", trade_id))
+        order.filled_quantity, order.avg_fill_price = order.quantity, price
+        order.end("FILLED", at)
+
+    # -- one tick
+
+    def tick(self, logical_time: datetime) -> None:
+        at = logical_time
+        if at in self.mtm:
+            return
+        self.require_running()
+        if self.last and at < self.last:
+            raise Refused("TE003")
+        if not self.calendar.knows(at):
+            raise Refused("TE203")
+        since, self.first = self.last, self.first or at
+        for bar_time in self.market.clock:
+            if bar_time == at or (since and since < bar_time < at):
+                self._bar_time(bar_time)
+        self.last = at
+        if self.calendar.session(at):
+            for number, sip in enumerate(self.sips, 1):
+                self._run_sip(number, sip, at)
+            for number, plan in enumerate(self.rebalances, 1):
+                self._run_rebalance(number, plan, at)
+        value, cost = self._market_value(at), sum((p.cost_basis for p in self.positions.values()), ZERO)
+        realized = sum((p.realized_pnl for p in self.positions.values()), ZERO)
+        self.mtm[at] = (at, value, cost, value - cost, realized)
+        self.equity[at] = (at, self.cash, value, self.cash + value)
+
+    def _market_value(self, at: datetime) -> Decimal:
+        held = [(s, p.quantity) for s, p in self.positions.items() if p.quantity]
+        return sum((money(quantity * self._price(symbol, at)) for symbol, quantity in held), ZERO)
+
+    def _step(self, symbol: str) -> Decimal:
+        return self.market.instruments[symbol][0]
+
+    def _price(self, symbol: str, at: datetime) -> Decimal:
+        price = self.market.close(symbol, at)
+        assert price is not None
+        return price
+
+    def _bar_time(self, at: datetime) -> None:
+        session = self.calendar.session(at)
+        self._expire(at, lambda close: close < at)
+        if session:
+            for side in ("SELL", "BUY"):
+                for order in list(self.open_orders()):
+                    bar = self.market.bars.get(order.symbol, {}).get(at)
+                    price = self._fill_price(order, bar, at, session) if bar and order.side == side else None
+                    if price is not None:
+                        self._fill(order, price, at)
+            if session.close_at == at:
+                self._expire(at, lambda close: close == at)
+
+    def _expire(self, at: datetime, ends: Any) -> None:
+        for order in list(self.open_orders()):
+            if order.time_in_force == "DAY":
+                first = self.first or at
+                accepted = order.logical_time
+                session = self.calendar.closing_after(accepted) if accepted else self.calendar.closing_from(first)
+                if session and ends(session.close_at):
+                    order.end("EXPIRED", at)
+
+    def _fill_price(self, order: Order, bar: Bar, at: datetime, session: Session) -> Decimal | None:
+        if order.order_type == "MARKET":
+            return bar.open
+        limit = order.limit_price
+        assert limit is not None
+        seen = [
+            t
+            for t in self.market.bars[order.symbol]
+            if session.open_at < t < at and (t > order.logical_time if order.logical_time else t >= (self.first or at))
+        ]
+        if order.side == "BUY":
+            better = bar.open <= limit
+            price = bar.open if better and not seen else min(limit, bar.high)
+            return price if bar.low <= limit else None
+        better = bar.open >= limit
+        price = bar.open if better and not seen else max(limit, bar.low)
+        return price if bar.high >= limit else None
+
+    # -- plans
+
+    def _end_slot(self, at: datetime, kind: str, number: int, slot: int, **payload: Any) -> None:
+        self.events.append((at, kind, f"{number}:{slot}", {k: v for k, v in payload.items() if v is not None}))
+
+    def _run_sip(self, number: int, sip: Sip, at: datetime) -> None:
+        due = sip.due(self.calendar.day_of(at), self.calendar)
+        price = self.market.close(sip.symbol, at)
+        if price is None:
+            return
+        for slot, nominal, from_day in due:
+            sip.next_slot = slot + 1
+            late = slot != due[-1][0]
+            if sip.catch_up == "SKIP" and not late:
+                late = self.calendar.closed_since(from_day, at)
+            order_id = reason = None
+            if sip.paused:
+                kind = "SIP_SKIPPED_PAUSED"
+            elif sip.roll == "SKIP" and not self.calendar.has_day(nominal):
+                kind = "SIP_SKIPPED_HOLIDAY"
+            elif late and sip.catch_up != "EACH":
+                kind = "SIP_MISSED"
+            else:
+                kind, order_id, reason = self._buy_slot(sip, slot, price, at)
+            amount = sip.amount_of(slot)
+            self._end_slot(
+                at,
+                kind,
+                number,
+                slot,
+                date=nominal.isoformat(),
+                amount=amount,
+                order_id=order_id,
+                reason=reason,
+            )
+
+    def _buy_slot(self, sip: Sip, slot: int, price: Decimal, at: datetime) -> tuple[str, int | None, str | None]:
+        step, budget = self._step(sip.symbol), sip.amount_of(slot)
+        if sip.whole_units:
+            step, budget = whole(step), budget + sip.residual
+        quantity = affordable(budget, price, step)
+        if not quantity:
+            sip.residual = budget if sip.whole_units else ZERO
+            return "SIP_SKIPPED_BELOW_UNIT", None, None
+        order = self._new_order(sip.symbol, "BUY", quantity, "DAY", "SIP")
+        if reason := self._objection(order, price):
+            self.orders.pop()
+            return ("SIP_SKIPPED_FUNDS" if reason == "CASH_INSUFFICIENT" else "SIP_MISSED"), None, reason
+        self._fill(order, price, at)
+        if sip.whole_units:
+            sip.residual = budget - money(quantity * price)
+        return "SIP_EXECUTED", order.order_id, None
+
+    def _run_rebalance(self, number: int, plan: Rebalance, at: datetime) -> None:
+        due = plan.due(self.calendar.day_of(at), self.calendar)
+        prices = {s: self.market.close(s, at) for s in {*plan.weights, *self.positions}}
+        if not due or all(prices[symbol] is None for symbol in plan.weights):
+            return
+        equity = self.cash + self._market_value(at)
+        for slot, _, _ in due[:-1]:
+            self._end_slot(at, "REBALANCE_MISSED", number, slot)
+        self._end_slot(at, "REBALANCED", number, due[-1][0], equity=equity)
+        plan.next_slot = due[-1][0] + 1
+        wants = []
+        for symbol in sorted(prices, key=lambda s: s.encode()):
+            price, held, weight = prices[symbol], self.held(symbol), plan.weights.get(symbol, ZERO)
+            if price is None:
+                continue
+            if plan.band is None or abs(held * price - weight * equity) > plan.band * equity:
+                wants.append((symbol, price, affordable(weight * equity, price, self._step(symbol)) - held))
+        for symbol, price, change in wants:
+            if change < 0:
+                self._fill(self._new_order(symbol, "SELL", -change, "DAY", "REBALANCE"), price, at)
+        for symbol, price, change in wants:
+            if change > 0:
+                payable = affordable(self._free_cash(), price, self._step(symbol))
+                self._fill(
+                    self._new_order(symbol, "BUY", min(change, payable) or change, "DAY", "REBALANCE"),
+                    price,
+                    at,
+                )
+
+    # -- what the tables must hold
+
+    def rows(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Every table of the run, in the order of its key, as the columns of COLUMNS."""
+        return {
+            "paper_order": [tuple(getattr(o, c) for c in COLUMNS["paper_order"]) for o in self.orders],
+            "paper_trade": self.trades,
+            "paper_position": [
+                (s, p.quantity, p.cost_basis, p.realized_pnl)
+                for s, p in sorted(self.positions.items(), key=lambda item: item[0].encode())
+            ],
+            "cash_ledger": self.entries,
+            "mtm_ledger": [self.mtm[at] for at in sorted(self.mtm)],
+            "paper_equity_curve": [self.equity[at] for at in sorted(self.equity)],
+            "event_ledger": sorted(self.events, key=lambda e: (e[1], e[2])),
+            "engine_state": [(self.cash, self.first, self.last)],
+            "strategy_run": [(self.status,)],
+        }
+
+
+COLUMNS = {
+    "paper_order": [
+        "order_id",
+        "logical_time",
+        "symbol",
+        "side",
+        "order_type",
+        "quantity",
+        "limit_price",
+        "time_in_force",
+        "status",
+        "filled_quantity",
+        "avg_fill_price",
+        "reject_reason",
+        "client_order_id",
+        "source",
+        "closed_time",
+    ],
+    "paper_trade": ["trade_id", "order_id", "logical_time", "symbol", "side", "quantity", "price", "fees"],
+    "paper_position": ["symbol", "quantity", "cost_basis", "realized_pnl"],
+    "cash_ledger": ["entry_id", "logical_time", "amount", "cause", "trade_id"],
+    "mtm_ledger": ["logical_time", "market_value", "cost_basis", "unrealized_pnl", "realized_pnl"],
+    "paper_equity_curve": ["logical_time", "cash", "market_value", "equity"],
+    "event_ledger": ["logical_time", "event_type", "event_key", "payload"],
+    "engine_state": ["cash", "first_logical_time", "last_logical_time"],
+    "strategy_run": ["status"],
+}

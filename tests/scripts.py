@@ -1,0 +1,316 @@
+"""Random scripts of calls, and the two that play them: a run in the database, and any number of runs of one feed.
+
+Symbols and calendars are shared by all scripts of a database; each script has a feed and users of its own, so that
+hundreds of them fit into one clone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from functools import partial
+from itertools import count
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import psycopg
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from psycopg.types.json import set_json_loads
+
+from tests.model import COLUMNS, Bar, Calendar, Market, Session
+
+D = Decimal
+
+
+def examples(default: int, thorough: int) -> settings:
+    """Settings for so many scripts: the same ones every time, or with HYPOTHESIS_PROFILE=thorough many new ones."""
+    many = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
+    return settings(
+        max_examples=thorough if many else default,
+        derandomize=not many,
+        database=None,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+INSTRUMENTS: dict[str, tuple[Decimal, Decimal | None]] = {
+    "Zed": (D("0.000001"), None),
+    "alpha": (D("1"), D("0.05")),
+    "Ärger": (D("0.25"), D("0.01")),
+    "LOTS": (D("2.5"), None),
+}
+HOLIDAYS = {date(2020, 1, 1), date(2020, 1, 20), date(2020, 2, 17), date(2020, 3, 9), date(2020, 11, 2)}
+
+
+def _sessions(zone: str, weekdays: set[int], opens: time, closes: time, opens_day_before: bool = False) -> Calendar:
+    def at(day: date, clock: time) -> datetime:
+        return datetime.combine(day, clock, ZoneInfo(zone)).astimezone(UTC)
+
+    days = [date(2019, 10, 1) + timedelta(n) for n in range(500)]
+    sessions = [
+        Session(day, at(day - timedelta(opens_day_before), opens), at(day, closes))
+        for day in days
+        if day.weekday() in weekdays and day not in HOLIDAYS
+    ]
+    return Calendar(sessions, zone)
+
+
+WEEK = {0, 1, 2, 3, 4}
+CALENDARS = {
+    "ALWAYS": Calendar(),
+    "DAYTIME": _sessions("America/New_York", WEEK, time(9, 30), time(16)),
+    "OVERNIGHT": _sessions("America/New_York", WEEK, time(18), time(17), opens_day_before=True),
+    "TOKYO": _sessions("Asia/Tokyo", {0, 1, 3, 4}, time(9), time(15)),
+}
+
+
+@dataclass(repr=False)
+class Call:
+    verb: str
+    arguments: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"{self.verb}({', '.join(f'{k}={v}' for k, v in self.arguments.items())})"
+
+
+@dataclass(repr=False)
+class Script:
+    """Bars, cash, and calls; a tick is a call like any other."""
+
+    calendar: str
+    bars: dict[str, dict[datetime, Bar]]
+    cash: Decimal
+    calls: list[Call] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """One line a bar and a call, for reading a failure."""
+        lines = [f"{self.calendar}, cash {self.cash}"]
+        for symbol, bars in self.bars.items():
+            lines += [f"  {symbol} {at:%Y-%m-%dT%H:%M} {b.open} {b.high} {b.low} {b.close}" for at, b in bars.items()]
+        return "\n".join([*lines, *(f"  {call!r}" for call in self.calls)])
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))  # Hypothesis would spell out every field
+
+    @property
+    def market(self) -> Market:
+        return Market(INSTRUMENTS, self.bars, CALENDARS[self.calendar])
+
+
+# -- what a script may hold; small round numbers, so that limits are met exactly and orders meet each other
+
+_SOMETIMES = st.integers(0, 9)
+_UNITS = st.sampled_from([D("1"), D("0.25"), D("0.05"), D("0.33333333"), D("0.00137"), D("1234.5")])
+_FREQUENCIES = st.sampled_from(["DAILY", "WEEKLY", "MONTHLY", "QUARTERLY"])
+_STARTS = st.sampled_from([date(2020, 1, 30), date(2020, 3, 5), date(2019, 12, 30), date(2020, 10, 29)])
+_GAPS = st.sampled_from([0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 3, 7, 32, 95])
+_HOURS = {
+    "ALWAYS": st.sampled_from([time(0), time(6), time(10), time(15), time(20)]),
+    "DAYTIME": st.sampled_from([time(9, 30), time(10), time(11), time(13), time(15), time(16), time(18)]),
+    "OVERNIGHT": st.sampled_from([time(10), time(12), time(17), time(18), time(19), time(20)]),
+    "TOKYO": st.sampled_from([time(9), time(10), time(11), time(12), time(15), time(18)]),
+}
+
+
+@st.composite
+def scripts(draw: st.DrawFn, every_time: bool = False) -> Script:
+    """A script. With every_time it ticks at each feed time in turn and at no other, and ends before any refusal."""
+    calendar = draw(st.sampled_from(sorted(CALENDARS)))
+    zone = ZoneInfo(CALENDARS[calendar].zone)
+    symbols = draw(st.lists(st.sampled_from(sorted(INSTRUMENTS)), min_size=1, max_size=3, unique=True))
+    units = {symbol: draw(_UNITS) for symbol in symbols}
+    start = day = draw(_STARTS)
+    times = set()
+    for gap, clock in draw(st.lists(st.tuples(_GAPS, _HOURS[calendar]), min_size=6, max_size=18)):
+        day += timedelta(gap)
+        times.add(datetime.combine(day, clock, zone).astimezone(UTC))
+    bars: dict[str, dict[datetime, Bar]] = {symbol: {} for symbol in symbols}
+    for at in sorted(times):
+        for symbol in symbols:
+            if draw(_SOMETIMES) < 8:
+                bars[symbol][at] = draw(_bars(units[symbol]))
+    script = Script(calendar, bars, units[symbols[0]] * draw(st.sampled_from([400, 1500, 10000, 100, 0])))
+    if every_time:
+        times = {at for at in script.market.clock if CALENDARS[calendar].knows(at)}
+    past: list[datetime] = []
+    for at in sorted(times):
+        for _ in range(draw(_SOMETIMES) % 3 if past else draw(st.integers(1, 4))):
+            script.calls.append(draw(_commands(units, start)))
+            if every_time and script.calls[-1].verb in ("stop_run", "fail_run"):
+                return script
+        if every_time or draw(_SOMETIMES) < 8:
+            script.calls.append(Call("tick", {"logical_time": at}))
+        past.append(at)
+        if not every_time and draw(_SOMETIMES) == 0:
+            script.calls.append(Call("tick", {"logical_time": draw(st.sampled_from(past))}))
+    return script
+
+
+@st.composite
+def _bars(draw: st.DrawFn, unit: Decimal) -> Bar:
+    base, up = draw(st.integers(6, 16)), draw(st.booleans())
+    low, one, other, high = (unit * (base + n) for n in sorted(draw(st.tuples(*[st.integers(0, 5)] * 4))))
+    return Bar(one, high, low, other) if up else Bar(other, high, low, one)
+
+
+@st.composite
+def _commands(draw: st.DrawFn, units: dict[str, Decimal], start: date) -> Call:
+    symbol = draw(st.sampled_from(sorted(units)))
+    unit = units[symbol]
+    kind = draw(st.integers(0, 99))
+    symbol = "NONE" if kind in (20, 70) else symbol
+    if kind < 60:
+        return Call("place_order", draw(_orders(symbol, unit)))
+    if kind < 66:
+        return Call("cancel_order", {"order_id": draw(st.integers(0, 6))})
+    if kind < 80:
+        return Call("create_sip", draw(_sips(symbol, unit, start)))
+    if kind < 84:
+        return Call(draw(st.sampled_from(["pause_sip", "resume_sip"])), {"sip_id": draw(st.integers(1, 2))})
+    if kind < 91:
+        shares = st.sampled_from([D("0"), D("0.1"), D("0.25"), D("0.3333"), D("0.5"), D("0.6"), D("1")])
+        arguments = {
+            "weights": draw(st.dictionaries(st.sampled_from(sorted(units)), shares, min_size=1)),
+            "frequency": draw(_FREQUENCIES),
+            "start": start + timedelta(draw(st.integers(-10, 20))),
+            "band": draw(st.sampled_from([None, D("0"), D("0.05"), D("0.25")])),
+        }
+        return Call("create_rebalance", arguments)
+    if kind < 96:
+        limits = {
+            "max_position": draw(st.sampled_from([None, D("0"), D("10"), D("25"), D("30")])),
+            "max_order_value": draw(st.sampled_from([None, None, unit * 100, unit * 150, unit * 200, D("-1")])),
+        }
+        return Call("set_risk_limit", limits)
+    if kind < 98:
+        return Call("forbid_symbol", {"symbol": symbol})
+    return Call("stop_run", {}) if kind == 98 else Call("fail_run", {"error": "by script"})
+
+
+@st.composite
+def _orders(draw: st.DrawFn, symbol: str, unit: Decimal) -> dict[str, Any]:
+    step, tick = INSTRUMENTS.get(symbol, (D(1), None))
+    quantity = D(draw(st.sampled_from([5, 10, 20, 50])))
+    side = draw(st.sampled_from(["BUY", "BUY", "BUY", "SELL", "SELL"]))
+    odd = draw(st.integers(0, 19))
+    if odd == 0:
+        wrong = [D(0), D(-1), D("1e-9"), quantity + D("1e-9"), step / 2, quantity + step / 2, D("NaN"), D("Infinity")]
+        quantity = draw(st.sampled_from(wrong))
+    arguments: dict[str, Any] = {"symbol": symbol, "side": side, "quantity": quantity}
+    if draw(st.booleans()):
+        limit = draw(st.integers(6, 20)) * unit
+        if tick and odd != 1:
+            limit = max(tick, limit // tick * tick)
+        arguments |= {"order_type": "LIMIT", "limit_price": limit}
+    arguments["time_in_force"] = draw(st.sampled_from(["GTC", "DAY"]))
+    if odd == 2:
+        arguments["client_order_id"] = draw(st.sampled_from(["a", "b"]))
+    if odd == 3:
+        bad = [{"order_type": "LIMIT", "limit_price": None}, {"side": "HOLD"}, {"time_in_force": "SOON"}]
+        bad += [{"order_type": "LIMIT", "limit_price": D(-1)}, {"order_type": "MARKET", "limit_price": D(1)}]
+        arguments |= draw(st.sampled_from(bad))
+    return arguments
+
+
+@st.composite
+def _sips(draw: st.DrawFn, symbol: str, unit: Decimal, start: date) -> dict[str, Any]:
+    first = start + timedelta(draw(st.integers(-10, 20)))
+    amounts = [unit * 150, unit * 60, unit * 8, unit * 8, D("100.005"), D("0")]
+    arguments: dict[str, Any] = {
+        "symbol": symbol,
+        "amount": draw(st.sampled_from(amounts)),
+        "frequency": draw(_FREQUENCIES),
+        "start": first,
+        "roll": draw(st.sampled_from(["NEXT", "PREVIOUS", "SKIP"])),
+        "catch_up": draw(st.sampled_from(["ONCE", "EACH", "SKIP"])),
+        "whole_units": draw(st.booleans()),
+    }
+    if draw(_SOMETIMES) < 2:
+        arguments["end"] = first + timedelta(draw(st.integers(-1, 90)))
+    if draw(_SOMETIMES) < 2:
+        arguments["instalments"] = draw(st.integers(0, 4))
+    if draw(_SOMETIMES) < 3:
+        arguments["step_up_every"] = draw(st.integers(0, 3))
+        up = draw(st.sampled_from(["step_up_percent", "step_up_amount"]))
+        arguments[up] = draw(st.sampled_from([D("10"), D("7.5"), D("0.3333"), D("-1")]))
+    return arguments
+
+
+# -- the database's side
+
+_ROWS = {
+    table: f"select {', '.join(columns)} from {table} where user_id = %s and run_id = %s order by "
+    + ('event_type collate "C", event_key collate "C"' if table == "event_ledger" else f"{columns[0]}")
+    + (' collate "C"' if table == "paper_position" else "")
+    for table, columns in COLUMNS.items()
+}
+
+
+@dataclass
+class Run:
+    """One run in the database. `call` raises psycopg's error where the database refuses."""
+
+    conn: psycopg.Connection
+    user_id: int
+    run_id: int
+
+    def call(self, verb: str, **arguments: Any) -> None:
+        values: list[Any] = [self.user_id, self.run_id]
+        named = []
+        for name, value in arguments.items():
+            named.append(f", p_{name} => %s")
+            values.append(json.dumps({k: float(v) for k, v in value.items()}) if name == "weights" else value)
+        word = "call" if verb in ("tick", "replay") else "select"
+        self.conn.execute(f"{word} {verb}(%s, %s{''.join(named)})", values)
+
+    def rows(self) -> dict[str, list[tuple[Any, ...]]]:
+        with self.conn.pipeline():
+            cursors = {t: self.conn.execute(query, [self.user_id, self.run_id]) for t, query in _ROWS.items()}
+        return {table: cursor.fetchall() for table, cursor in cursors.items()}
+
+    def digest(self) -> str:
+        row = self.conn.execute("select run_digest(%s, %s)", [self.user_id, self.run_id]).fetchone()
+        assert row
+        return str(row[0])
+
+
+class Bench:
+    """A database that holds the symbols and calendars of all scripts, and makes feeds and runs on them."""
+
+    def __init__(self, conn: psycopg.Connection) -> None:
+        self.conn, self._numbers = conn, count(1)
+        set_json_loads(partial(json.loads, parse_float=Decimal), conn)
+        conn.cursor().executemany(
+            "insert into instrument values (%s, %s, %s)", [(s, *k) for s, k in INSTRUMENTS.items()]
+        )
+        for name, calendar in CALENDARS.items():
+            if calendar.sessions is not None:
+                conn.execute("insert into calendar values (%s, %s)", [name, calendar.zone])
+                rows = [(name, s.day, s.open_at, s.close_at) for s in calendar.sessions]
+                conn.cursor().executemany("insert into market_session values (%s, %s, %s, %s)", rows)
+
+    def feed(self, script: Script, shuffled: Iterable[int] | None = None) -> str:
+        feed = f"feed {next(self._numbers)}"
+        self.conn.execute("insert into feed values (%s, %s)", [feed, script.calendar])
+        rows = [
+            (feed, s, at, b.open, b.high, b.low, b.close) for s, bars in script.bars.items() for at, b in bars.items()
+        ]
+        rows = [rows[i] for i in shuffled] if shuffled else rows
+        with self.conn.cursor().copy(
+            "copy price_bar (feed, symbol, logical_time, open, high, low, close) from stdin"
+        ) as to:
+            for row in rows:
+                to.write_row(row)
+        return feed
+
+    def run(self, feed: str, cash: Decimal) -> Run:
+        row = self.conn.execute("select u, start_run(u, %s, %s) from create_user('x') u", [cash, feed]).fetchone()
+        assert row
+        return Run(self.conn, *row)
