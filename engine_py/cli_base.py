@@ -168,9 +168,10 @@ def _prepare(conn: psycopg.Connection) -> None:
     row = conn.execute(
         """select set_config('TimeZone', 'UTC', false), set_config('search_path', 'public', false),
                   set_config('default_transaction_isolation', 'read committed', false),
+                  set_config('jit', 'off', false),
                   to_regclass('public.schema_version') is not null"""
     ).fetchone()
-    if not row or not row[3]:
+    if not row or not row[4]:
         raise errors.PapertickError("papertick is not installed in this database", hint="Run: papertick db init")
 
 

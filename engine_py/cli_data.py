@@ -64,7 +64,7 @@ def calendar() -> None:
 @calendar.command("load")
 @click.argument("file")
 @click.option("--calendar", required=True, help="Calendar to load into; made if it is new.")
-@click.option("--time-zone", help="The market's IANA time zone, for a new calendar. Default: UTC.")
+@click.option("--time-zone", help="The market's IANA time zone, like Asia/Kolkata, for a new calendar. Default: UTC.")
 def calendar_load(file: str, calendar: str, time_zone: str | None) -> None:
     """Load sessions from a CSV FILE with the columns session_date, open_at, close_at."""
     with session() as s:
@@ -87,5 +87,7 @@ def _report(report: feeds.LoadReport) -> None:
     words += f", {report.skipped_count} skipped"
     if report.first:
         words += f"; {text(report.first)} to {text(report.last)}"
+    if report.outside_sessions:
+        words += f"\n  warning: {report.outside_sessions} bars lie outside every session: nothing fills there"
     words += "".join(f"\n  line {p.line}: {p.message} [{p.code}]" for p in report.skipped)
     emit({**asdict(report), "skipped": [problem._asdict() for problem in report.skipped]}, words)

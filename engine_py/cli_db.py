@@ -22,7 +22,10 @@ from engine_py.render import pairs, text
 
 @click.group(cls=Group)
 def db() -> None:
-    """The database: install, upgrade, look at, stop."""
+    """The database: install, upgrade, look at, stop.
+
+    Without --dsn or DB_DSN it is an embedded PostgreSQL. PAPERTICK_HOME says where that keeps its data.
+    """
 
 
 @db.command("init")
@@ -55,7 +58,7 @@ def db_status() -> None:
     runs = ", ".join(f"{count} {status}" for status, count in document["runs"].items())
     schema = f"version {document['version']}" if document["installed"] else "none; run: papertick db init"
     if document["installed"] and (document["pending"] or not document["code_current"]):
-        schema += ", older than this release; run: papertick db upgrade"
+        schema += ", perhaps not this release's code; run: papertick db upgrade"
     shown = {**document, "schema": schema, "runs": runs or "none"}
     names = ("server", "server_version", "where", "data_dir", "schema", "runs")
     emit(document, pairs((name.replace("_", " "), text(shown[name])) for name in names if name in shown))
@@ -67,7 +70,10 @@ def _find() -> tuple[str, dict[str, object] | None]:
         return explicit, None
     embedded = server.status()
     if embedded is None:
-        raise errors.ServerError("the embedded server is not running", hint="Any other command starts it.")
+        raise errors.ServerError(
+            f"the embedded server is not running; its data is in {server.data_dir()}",
+            hint="Any other command starts it.",
+        )
     return str(embedded["dsn"]), embedded
 
 

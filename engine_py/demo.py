@@ -6,6 +6,8 @@ lock, a replay goes on where it was, and orders carry ids of their own. The same
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -229,11 +231,18 @@ def report(results: list[dict[str, Any]]) -> str:
     """What the runs came to, and what to try next."""
     (u1, r1), (u2, r2) = [(r["user_id"], r["run_id"]) for r in results]
     tries = (
-        f"  papertick run show {u1} {r1}",
-        f"  papertick order list {u2} {r2} --status rejected",
-        '  papertick db shell -c "select * from event_ledger limit 9"',
+        f"  {program()} run show {u1} {r1}",
+        f"  {program()} order list {u2} {r2} --status rejected",
+        f'  {program()} db shell -c "select * from event_ledger limit 9"',
     )
     return "\n".join(["", *(_block(result) + "\n" for result in results), "Try next:", *tries])
+
+
+def program() -> str:
+    """How to call papertick from this shell: by name if it is on the PATH, else by its path."""
+    if shutil.which("papertick"):
+        return "papertick"
+    return os.path.relpath(sys.argv[0]) if sys.argv[0].endswith("papertick") else f"{sys.executable} -m engine_py"
 
 
 def _block(result: dict[str, Any]) -> str:

@@ -123,9 +123,14 @@ def from_psycopg(exc: BaseException) -> PapertickError:
     if code is None:
         # Without a SQLSTATE the server never spoke: it is out of reach, or the client refused to send.
         if isinstance(exc, psycopg.OperationalError):
+            text = str(exc).strip() or "the connection was lost"
+            refused = "FATAL" in text  # the server is up and said no
             return ConnectionFailedError(
-                str(exc).strip() or "the connection was lost",
-                hint="Is the server up? Check DB_DSN, or unset it to use the embedded server.",
+                text,
+                hint="The server is up but refused: check user and database name; a new database is made with createdb."
+                if refused
+                else "If the server went away, the same command again is safe. Else check DB_DSN or --dsn; "
+                "without them papertick starts its own.",
             )
         return PapertickError(str(exc).strip())
     kind = next((_BY_CODE[code[:n]] for n in range(len(code), 1, -1) if code[:n] in _BY_CODE), PapertickError)

@@ -47,6 +47,7 @@ class LoadReport:
     read: int = 0  # rows in the file, header and blank lines aside
     rows: int = 0  # stored now
     unchanged: int = 0  # equal to a row stored before
+    outside_sessions: int = 0  # well-formed bars at times when the calendar is closed: orders never fill there
     duplicates: int = 0  # repeated in the file, or different from the stored row; part of skipped_count
     skipped_count: int = 0
     skipped: list[Problem] = field(default_factory=list)  # the first MAX_PROBLEMS, by line
@@ -279,7 +280,8 @@ def load_csv(
     """
     report = LoadReport(f"feed {feed}")
     with open_text(source) as text, conn.transaction(force_rollback=dry_run):
-        closes = _closes(conn, _open_feed(conn, feed, calendar))
+        calendar = _open_feed(conn, feed, calendar)
+        closes = _closes(conn, calendar)
         try:
             if symbol is not None:
                 check_symbol(symbol)
@@ -310,6 +312,7 @@ def load_csv(
         stored = sql.SQL("(select * from public.price_bar where feed = {})").format(sql.Literal(feed))
         stage.compare(stored, "symbol, logical_time", _SAME_BAR)
         stage.report_flaws(skip_bad=skip_bad, hint="Correct these lines, or leave them out with --skip-bad.")
+        report.outside_sessions = _outside_sessions(conn, calendar)
         if not dry_run:
             stage.store("public.price_bar", {"feed": feed}, "symbol, logical_time, open, high, low, close, volume")
         stage.drop()
@@ -321,9 +324,29 @@ def _refused(report: LoadReport, bad: Bad) -> FeedError:
     return FeedError(report)
 
 
+def _outside_sessions(conn: Connection[Any], calendar: str) -> int:
+    """Bars to be stored that lie outside (open_at, close_at] of every session."""
+    if calendar == "ALWAYS":
+        return 0
+    row = conn.execute(
+        """select coalesce(sum(t.bars), 0)::bigint
+             from (select logical_time, count(*) as bars from pg_temp.papertick_stage group by logical_time) t
+            where (select m.open_at < t.logical_time from public.market_session m
+                    where m.calendar = %s and m.close_at >= t.logical_time order by m.close_at limit 1) is not true""",
+        [calendar],
+    ).fetchone()
+    assert row
+    return int(row[0])
+
+
 def _open_feed(conn: Connection[Any], feed: str, calendar: str | None) -> str:
     """The calendar of the feed. Two loads of one feed queue up here, so that the second finds what the first stored."""
     conn.execute("select pg_advisory_xact_lock(hashtextextended('papertick feed ' || %s, 0))", [feed])
+    if calendar == "XNYS":
+        _load_xnys(conn)
+    if calendar and not conn.execute("select from public.calendar where calendar = %s", [calendar]).rowcount:
+        hint = "Load it: papertick calendar load FILE --calendar NAME --time-zone ZONE. XNYS comes along."
+        raise InvalidError(f"there is no calendar {calendar}", code="TE101", hint=hint)
     conn.execute(
         "insert into public.feed (feed, calendar) values (%s, coalesce(%s, 'ALWAYS')) on conflict do nothing",
         [feed, calendar],
@@ -414,14 +437,21 @@ def _open_calendar(conn: Connection[Any], calendar: str, time_zone: str | None) 
     row = conn.execute("select time_zone from public.calendar where calendar = %s", [calendar]).fetchone()
     assert row
     if time_zone not in (None, row[0]):
-        raise InvalidError(f"calendar {calendar} is in time zone {row[0]}, not {time_zone}", code="TE101")
+        raise InvalidError(
+            f"calendar {calendar} is in time zone {row[0]}, not {time_zone}",
+            code="TE101",
+            hint="A calendar keeps its zone; load under another name.",
+        )
 
 
 def load_bundled(conn: Connection[Any], feed: str = "bundled") -> LoadReport:
     """Load the bundled data (see data/README.md): calendar XNYS and daily bars of five stocks. Safe to repeat."""
-    data = resources.files("engine_py") / "data"
-    with conn.transaction():
-        with (data / "xnys_sessions.csv.gz").open("rb") as sessions:
+    with (resources.files("engine_py") / "data" / "stocks.csv.gz").open("rb") as stocks:
+        return load_csv(conn, stocks, feed=feed, calendar="XNYS")
+
+
+def _load_xnys(conn: Connection[Any]) -> None:
+    """The one calendar that comes along, unless one of that name is there."""
+    if not conn.execute("select from public.market_session where calendar = 'XNYS' limit 1").rowcount:
+        with (resources.files("engine_py") / "data" / "xnys_sessions.csv.gz").open("rb") as sessions:
             load_sessions(conn, sessions, calendar="XNYS", time_zone="America/New_York")
-        with (data / "stocks.csv.gz").open("rb") as stocks:
-            return load_csv(conn, stocks, feed=feed, calendar="XNYS")

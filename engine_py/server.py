@@ -88,6 +88,11 @@ def status() -> dict[str, object] | None:
     }
 
 
+def data_dir() -> Path:
+    """Where the durable server keeps its data, whether it runs or not."""
+    return _Home.find().data_dir
+
+
 def stop() -> bool:
     """Stop the durable server cleanly, ending its connections. False when it was not running."""
     home = _Home.find()

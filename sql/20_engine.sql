@@ -41,7 +41,8 @@ language sql immutable begin atomic
     ('TE203', 'past the calendar''s last loaded session', 'Load more sessions into market_session.'),
     ('TE204', 'unknown run', 'Check user_id and run_id.'),
     ('40001', 'a run leaves RUNNING only under READ COMMITTED', 'An older snapshot could miss an open order; retry under READ COMMITTED.'),
-    ('23503', 'the run does not exist', 'Insert the strategy_run first.');
+    ('23503', 'the run or user does not exist', 'Check the ids; create_user and start_run return new ones.'),
+    ('23505', 'the user already has a RUNNING run', 'Stop that run first: one user runs one strategy at a time.');
 end;
 comment on function engine.refusal_codes() is 'Every SQLSTATE the engine raises itself, with its message and hint.';
 

@@ -37,6 +37,15 @@ begin
     perform engine.refuse('TE201', format('feed=%s', p_feed));
   end if;
 
+  -- the constraints would say so too, but not before a run_id is spent
+  if not exists (select from app_user u where u.user_id = p_user_id) then
+    perform engine.refuse('23503', format('user_id=%s', p_user_id));
+  end if;
+  select r.run_id into v_run_id from strategy_run r where r.user_id = p_user_id and r.status = 'RUNNING';
+  if found then
+    perform engine.refuse('23505', format('user_id=%s run_id=%s', p_user_id, v_run_id));
+  end if;
+
   loop
     insert into strategy_run (user_id, name, feed, currency, status, initial_cash, mark_policy)
     values (p_user_id, coalesce(p_name, ''), p_feed, p_currency, 'RUNNING',

@@ -37,8 +37,9 @@ end;
 -- Both rows of every run and time given, from one valuation. Cash is read from engine_state: save it first.
 -- writes: mtm_ledger, paper_equity_curve
 create function engine.mark(p_user_ids bigint[], p_run_ids bigint[], p_feed text, p_times timestamptz[]) returns void
-language plpgsql set papertick.is_marking = 'yes' as $$
+language plpgsql as $$
 begin
+  perform set_config('papertick.is_marking', 'yes', true);  -- see 95_triggers
   with mark as materialized (
     select m.* from engine.marks(p_user_ids, p_run_ids, p_feed, p_times) m
   ), mtm as (
@@ -50,6 +51,7 @@ begin
   select m.user_id, m.run_id, m.logical_time, s.cash, m.market_value, s.cash + m.market_value
     from mark m
     join engine_state s on s.user_id = m.user_id and s.run_id = m.run_id;
+  perform set_config('papertick.is_marking', '', true);
 end $$;
 
 -- The two halves alone, for a time that one of them has closed already, and for callers of a single step. An equity

@@ -40,7 +40,7 @@ end $$;
 -- writes: every per-run table
 create function engine.replay_events(p_user_id bigint, p_run_id bigint, p_from timestamptz, p_to timestamptz, p_events int)
 returns boolean
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set jit = off as $$
 declare
   c engine.context;
   v_next timestamptz;

@@ -82,7 +82,7 @@ end $$;
 -- last key of the batch, null when there was none. Locks and reads are separate statements.
 -- writes: every per-run table
 create function engine.tick_batch(p_feed text, p_time timestamptz, p_limit int, inout p_user_id bigint, inout p_run_id bigint)
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set jit = off as $$
 declare
   v_users bigint[];
   v_runs bigint[];

@@ -211,7 +211,7 @@ end $$;
 comment on function record_equity is 'record_equity(user, run, logical_time) → whether the paper_equity_curve row is new. It closes that time.';
 
 create or replace function run_digest(p_user_id bigint, p_run_id bigint) returns text
-language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql stable set search_path = public, pg_temp set jit = off as $$
 begin
   perform from public.strategy_run where false;
   return engine.run_digest(p_user_id, p_run_id);
@@ -219,7 +219,7 @@ end $$;
 comment on function run_digest is 'run_digest(user, run) → SHA-256, in hex, over the run''s orders, trades, positions, cash, MTM, equity and events in a fixed order. No user or run id, no wall-clock time: equal for equal histories, on any server.';
 
 create or replace function replay_diff(p_user_a bigint, p_run_a bigint, p_user_b bigint, p_run_b bigint) returns table (ledger text, key text, row_a jsonb, row_b jsonb)
-language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql stable set search_path = public, pg_temp set jit = off as $$
 begin
   perform from public.strategy_run where false;
   return query select * from engine.replay_diff(p_user_a, p_run_a, p_user_b, p_run_b);
@@ -227,7 +227,7 @@ end $$;
 comment on function replay_diff is 'replay_diff(user_a, run_a, user_b, run_b) → the rows in which two runs differ, null where one has none; nothing when they are identical.';
 
 create or replace function performance(p_user_id bigint, p_run_id bigint) returns table (metric text, value numeric)
-language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql stable set search_path = public, pg_temp set jit = off as $$
 begin
   perform from public.strategy_run where false;
   return query select * from engine.performance(p_user_id, p_run_id);

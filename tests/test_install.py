@@ -282,3 +282,32 @@ def test_loading_the_real_code_again_changes_nothing(db: psycopg.Connection, tmp
     last.write_text(last.read_text() + "\n-- changed\n")
     assert install.upgrade(db, copy).code_loaded
     assert catalog(db) == before
+
+
+def test_a_plain_role_installs_and_ticks(empty: Connect) -> None:
+    """No superuser: the owner of the database is enough. A session that is no superuser is that role itself."""
+    conn = empty()
+    is_superuser = conn.execute("select rolsuper from pg_roles where rolname = current_user").fetchone() == (True,)
+    role = sql.Identifier(f"{conn.info.dbname}_plain")
+    database = sql.Identifier(conn.info.dbname)
+    if is_superuser:
+        conn.execute(sql.SQL("create role {}").format(role))
+        conn.execute(sql.SQL("alter database {} owner to {}").format(database, role))
+        conn.execute(sql.SQL("set role {}").format(role))
+    try:
+        install.install(conn)
+        conn.execute("insert into instrument (symbol) values ('A')")
+        conn.execute("insert into price_bar values ('default', 'A', '2024-01-01 12:00Z', 10, 10, 10, 10)")
+        conn.execute("select start_run(create_user('ada'), 1000)")
+        conn.execute("select place_order(1, 1, 'A', 'BUY', 3)")
+        conn.execute("call tick(1, 1, '2024-01-01 12:00Z')")
+        conn.execute("call tick_all('2024-01-02 12:00Z')")
+        rows = conn.execute("select cash, equity from paper_equity_curve order by logical_time").fetchall()
+        assert rows == [(970, 1000), (970, 1000)]
+        assert not conn.execute("select * from violations").fetchall()
+    finally:
+        if is_superuser:
+            conn.execute("reset role")
+            conn.execute(sql.SQL("reassign owned by {} to current_user").format(role))
+            conn.execute(sql.SQL("drop owned by {}").format(role))
+            conn.execute(sql.SQL("drop role {}").format(role))

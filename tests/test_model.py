@@ -102,7 +102,7 @@ def test_dr_01_model_and_database_agree_in_the_corners(db: psycopg.Connection[An
 def test_dr_01_model_and_database_agree_on_random_scripts(db: psycopg.Connection[Any]) -> None:
     bench = Bench(db)
 
-    @examples(1000, 10000)
+    @examples(600, 6000)
     @given(scripts())
     def check(script: Script) -> None:
         play_both(bench, script)
