@@ -214,17 +214,14 @@ def _summary(s: Session, one: _Demo, user: int, run_id: int) -> dict[str, Any]:
 
 
 def _counts(conn: psycopg.Connection, user: int, run_id: int) -> Row:
-    with conn.transaction():
-        # The tables are new and have no statistics yet: nested loops over the marks would take seconds.
-        conn.execute("select set_config('enable_nestloop', 'off', true)")
-        (row,) = select(
-            conn,
-            """select (select count(*) from mtm_ledger where user_id = %s and run_id = %s) as ticks,
-                      (select count(*) from paper_trade where user_id = %s and run_id = %s) as fills,
-                      (select count(*) from violations where user_id = %s and run_id = %s) as violations""",
-            *(user, run_id) * 3,
-        )
-        return row
+    (row,) = select(
+        conn,
+        """select (select count(*) from mtm_ledger where user_id = %s and run_id = %s) as ticks,
+                  (select count(*) from paper_trade where user_id = %s and run_id = %s) as fills,
+                  (select count(*) from violations where user_id = %s and run_id = %s) as violations""",
+        *(user, run_id) * 3,
+    )
+    return row
 
 
 def report(results: list[dict[str, Any]]) -> str:
@@ -242,7 +239,7 @@ def program() -> str:
     """How to call papertick from this shell: by name if it is on the PATH, else by its path."""
     if shutil.which("papertick"):
         return "papertick"
-    return os.path.relpath(sys.argv[0]) if sys.argv[0].endswith("papertick") else f"{sys.executable} -m engine_py"
+    return os.path.relpath(sys.argv[0]) if sys.argv[0].endswith("papertick") else "python -m engine_py"
 
 
 def _block(result: dict[str, Any]) -> str:

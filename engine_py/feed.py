@@ -342,11 +342,8 @@ def _outside_sessions(conn: Connection[Any], calendar: str) -> int:
 def _open_feed(conn: Connection[Any], feed: str, calendar: str | None) -> str:
     """The calendar of the feed. Two loads of one feed queue up here, so that the second finds what the first stored."""
     conn.execute("select pg_advisory_xact_lock(hashtextextended('papertick feed ' || %s, 0))", [feed])
-    if calendar == "XNYS":
-        _load_xnys(conn)
-    if calendar and not conn.execute("select from public.calendar where calendar = %s", [calendar]).rowcount:
-        hint = "Load it: papertick calendar load FILE --calendar NAME --time-zone ZONE. XNYS comes along."
-        raise InvalidError(f"there is no calendar {calendar}", code="TE101", hint=hint)
+    if not conn.execute("select from public.feed where feed = %s", [feed]).rowcount:
+        _require_calendar(conn, calendar)
     conn.execute(
         "insert into public.feed (feed, calendar) values (%s, coalesce(%s, 'ALWAYS')) on conflict do nothing",
         [feed, calendar],
@@ -356,6 +353,14 @@ def _open_feed(conn: Connection[Any], feed: str, calendar: str | None) -> str:
     if calendar not in (None, row[0]):
         raise InvalidError(f"feed {feed} follows calendar {row[0]}, not {calendar}", code="TE101")
     return str(row[0])
+
+
+def _require_calendar(conn: Connection[Any], calendar: str | None) -> None:
+    if calendar == "XNYS":
+        _load_xnys(conn)
+    if calendar and not conn.execute("select from public.calendar where calendar = %s", [calendar]).rowcount:
+        hint = "Load it: papertick calendar load FILE --calendar NAME --time-zone ZONE. XNYS comes along."
+        raise InvalidError(f"there is no calendar {calendar}", code="TE101", hint=hint)
 
 
 def _closes(conn: Connection[Any], calendar: str) -> Callable[[str], str | None]:

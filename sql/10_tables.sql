@@ -87,8 +87,9 @@ create table price_bar (
     check (low <= open and open <= high and low <= close and close <= high),
   constraint price_bar_volume_is_not_negative check (volume >= 0 and volume <> 'NaN')
 );
--- the feed's clock, and all symbols of one time
-create index price_bar_by_time on price_bar (feed, logical_time);
+-- the feed's clock, and all symbols of one time; symbol stands in it so that a search for one symbol's last bar that
+-- lands here reads one entry and not the feed
+create index price_bar_by_time on price_bar (feed, logical_time, symbol);
 comment on table price_bar is 'One bar of a symbol; logical_time is its close. A last-price quote is the bar with open = high = low = close and volume null. Correcting a bar never changes ticks that have happened.';
 comment on column price_bar.volume is 'Units traded in the bar; null = unknown.';
 

@@ -40,7 +40,7 @@ language sql immutable begin atomic
     ('TE202', 'no price at or before logical_time', 'Load bars of the symbol up to that time.'),
     ('TE203', 'past the calendar''s last loaded session', 'Load more sessions into market_session.'),
     ('TE204', 'unknown run', 'Check user_id and run_id.'),
-    ('40001', 'a run leaves RUNNING only under READ COMMITTED', 'An older snapshot could miss an open order; retry under READ COMMITTED.'),
+    ('40001', 'a run is changed under READ COMMITTED only', 'An older snapshot could miss an order; repeat the call under READ COMMITTED.'),
     ('23503', 'the run or user does not exist', 'Check the ids; create_user and start_run return new ones.'),
     ('23505', 'the user already has a RUNNING run', 'Stop that run first: one user runs one strategy at a time.');
 end;
@@ -72,24 +72,38 @@ end;
 create type engine.context as (
   user_id bigint, run_id bigint, feed text, calendar text, time_zone text, scale int, status text,
   cash numeric, first_logical_time timestamptz, last_logical_time timestamptz, step_logical_time timestamptz,
-  is_closed boolean, closed_through timestamptz, residual numeric,
+  is_closed boolean, closed_through timestamptz, residual numeric, has_written boolean,
   last_order_id bigint, last_trade_id bigint, last_entry_id bigint,
   made int
 );
 
--- The queue in front of the row lock, then the row lock, each in a statement of its own: whoever waits here reads
--- the world only afterwards.
-create function engine.lock_run(p_user_id bigint, p_run_id bigint) returns void
+-- A snapshot that is older than the lock could miss an order that was placed meanwhile.
+create function engine.require_read_committed(p_user_id bigint, p_run_id bigint) returns void
 language plpgsql as $$
 begin
-  perform pg_advisory_xact_lock(hashtextextended(p_user_id || ':' || p_run_id, 0));
+  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    perform engine.refuse('40001', format('user_id=%s run_id=%s', p_user_id, p_run_id));
+  end if;
+end $$;
+
+-- The row lock, with an advisory lock as the queue in front of it. A free row, or one that this transaction has locked
+-- already, is taken without queueing: who waits in the queue may wait for just this transaction. Each lock is a
+-- statement of its own: whoever waits here reads the world only afterwards.
+create function engine.lock_run(p_user_id bigint, p_run_id bigint) returns void
+language plpgsql as $$
+declare
+  v_queue bigint := hashtextextended(p_user_id || ':' || p_run_id, 0);
+begin
+  perform engine.require_read_committed(p_user_id, p_run_id);
+  perform from strategy_run r where r.user_id = p_user_id and r.run_id = p_run_id for no key update skip locked;
+  if found then
+    perform pg_try_advisory_xact_lock(v_queue);
+    return;
+  end if;
+  perform pg_advisory_xact_lock(v_queue);
   perform from strategy_run r where r.user_id = p_user_id and r.run_id = p_run_id for no key update;
   if not found then
     perform engine.refuse('TE204', format('user_id=%s run_id=%s', p_user_id, p_run_id));
-  end if;
-  -- an older snapshot would go on with a state that another tick has left behind: let the lock find out (40001)
-  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
-    perform from engine_state s where s.user_id = p_user_id and s.run_id = p_run_id for no key update;
   end if;
 end $$;
 

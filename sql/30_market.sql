@@ -46,6 +46,16 @@ end $$;
 create function engine.is_market_open(p_calendar text, p_time timestamptz) returns boolean
 language sql stable return (engine.session_at(p_calendar, p_time)).open_at is not null;
 
+-- Up to here the calendar is known.
+create function engine.calendar_end(p_calendar text) returns timestamptz
+language plpgsql stable as $$
+begin
+  if p_calendar = 'ALWAYS' then
+    return timestamptz 'infinity';
+  end if;
+  return coalesce((select max(m.close_at) from market_session m where m.calendar = p_calendar), timestamptz '-infinity');
+end $$;
+
 -- Slot k's nominal date. Months count from the start, so that the 31st comes back after a shorter month; DAILY counts
 -- sessions, and is null while the calendar does not reach that far.
 create function engine.slot_date(p_calendar text, p_start date, p_frequency text, p_slot int) returns date

@@ -38,10 +38,10 @@ begin
   end if;
 
   -- the constraints would say so too, but not before a run_id is spent
-  if not exists (select from app_user u where u.user_id = p_user_id) then
+  if p_user_id is not null and not exists (select from app_user u where u.user_id = p_user_id) then
     perform engine.refuse('23503', format('user_id=%s', p_user_id));
   end if;
-  select r.run_id into v_run_id from strategy_run r where r.user_id = p_user_id and r.status = 'RUNNING';
+  select r.run_id into v_run_id from strategy_run r where r.user_id = p_user_id and r.status = 'RUNNING' for share;
   if found then
     perform engine.refuse('23505', format('user_id=%s run_id=%s', p_user_id, v_run_id));
   end if;
@@ -70,11 +70,12 @@ begin
    where r.user_id = p_user_id and r.run_id = p_run_id and r.status = 'RUNNING';
 end $$;
 
--- BEFORE UPDATE of strategy_run. Names are qualified here and in the guards: a trigger runs under its caller's path.
+-- BEFORE UPDATE of strategy_run. This and the guards pin their path and qualify their names: a trigger runs under its
+-- caller's path otherwise, where operators of the caller's could shadow PostgreSQL's.
 -- The guard of the child tables still sees RUNNING, which is why the cancel happens before the row changes.
 -- writes: paper_order, engine_status
 create function engine.on_run_update() returns trigger
-language plpgsql as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_last timestamptz;
 begin
@@ -89,9 +90,7 @@ begin
     perform engine.refuse('TE004', format('table=strategy_run user_id=%s run_id=%s column=feed,currency,initial_cash', old.user_id, old.run_id));
   end if;
   if new.status in ('STOPPED', 'ERROR') then
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-      perform engine.refuse('40001', format('user_id=%s run_id=%s', old.user_id, old.run_id));
-    end if;
+    perform engine.require_read_committed(old.user_id, old.run_id);
     select s.last_logical_time into v_last
       from public.engine_state s where s.user_id = old.user_id and s.run_id = old.run_id;
     update public.paper_order o set status = 'CANCELED', closed_time = v_last
@@ -122,7 +121,7 @@ end $$;
 -- BEFORE ROW. Argument 'ledger': append-only, no update even while RUNNING. A row is deleted only by the cascade of
 -- its run, when the run is gone.
 create function engine.guard_row() returns trigger
-language plpgsql as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if tg_op = 'DELETE' then
     if exists (select from public.strategy_run r where r.user_id = old.user_id and r.run_id = old.run_id) then
@@ -140,7 +139,7 @@ end $$;
 
 -- AFTER STATEMENT, for tables that are written in bulk: the same guard, once per run instead of once per row.
 create function engine.guard_inserted_rows() returns trigger
-language plpgsql as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v record;
 begin
@@ -151,7 +150,7 @@ begin
 end $$;
 
 create function engine.guard_truncate() returns trigger
-language plpgsql as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   perform engine.refuse('TE004', format('table=%s operation=TRUNCATE', tg_table_name));
   return null;

@@ -35,6 +35,7 @@ begin
    where r.user_id = p_user_id and r.run_id = p_run_id;
   c.made := 0;
   c.is_closed := false;
+  c.has_written := false;
 
   if c.cash is null and c.status = 'RUNNING' then
     c.cash := v_initial_cash;

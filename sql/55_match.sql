@@ -71,30 +71,39 @@ begin
 end $$;
 
 -- writes: paper_order
-create function engine.expire_day_orders(c engine.context, p_closed_by timestamptz, p_time timestamptz) returns void
+create function engine.expire_day_orders(c engine.context, p_closed_by timestamptz, p_time timestamptz) returns engine.context
 language plpgsql as $$
 begin
   update paper_order o set status = 'EXPIRED', closed_time = p_time
    where o.user_id = c.user_id and o.run_id = c.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
      and o.time_in_force = 'DAY' and engine.day_close(c, o.logical_time) <= p_closed_by;
+  c.has_written := c.has_written or found;
+  return c;
 end $$;
 
--- Fill the whole order at p_price, or reject it when cash, position or a limit no longer allows it.
+-- Fill what is left of the order at p_price, or reject it when cash, position or a limit no longer allows it.
 -- writes: paper_order, paper_trade, cash_ledger, paper_position
 create function engine.fill_order(c engine.context, p_order paper_order, p_time timestamptz, p_price numeric) returns engine.context
 language plpgsql as $$
 declare
-  v_reason text := engine.reject_reason(c, p_order.symbol, p_order.side, p_order.quantity, p_price,
+  v_quantity numeric := p_order.quantity - p_order.filled_quantity;
+  v_reason text := engine.reject_reason(c, p_order.symbol, p_order.side, v_quantity, p_price,
                                         engine.reserved_cash(c, p_order.order_id), 0);
 begin
-  if v_reason is null then
-    c := engine.book_trade(c, p_order.order_id, p_time, p_order.symbol, p_order.side, p_order.quantity, p_price, 0);
-    c.made := c.made + 1;
+  c.has_written := true;
+  if v_reason is not null then
+    -- what has been filled stays filled, so only an untouched order can still be rejected
+    update paper_order o
+       set status = case when o.filled_quantity = 0 then 'REJECTED' else 'CANCELED' end,
+           reject_reason = case when o.filled_quantity = 0 then v_reason end, closed_time = p_time
+     where o.user_id = c.user_id and o.run_id = c.run_id and o.order_id = p_order.order_id;
+    return c;
   end if;
+  c := engine.book_trade(c, p_order.order_id, p_time, p_order.symbol, p_order.side, v_quantity, p_price, 0);
+  c.made := c.made + 1;
   update paper_order o
-     set status = case when v_reason is null then 'FILLED' else 'REJECTED' end, reject_reason = v_reason,
-         filled_quantity = case when v_reason is null then o.quantity else 0 end,
-         avg_fill_price = case when v_reason is null then p_price end, closed_time = p_time
+     set status = 'FILLED', filled_quantity = o.quantity, closed_time = p_time,
+         avg_fill_price = round((o.filled_quantity * coalesce(o.avg_fill_price, 0) + v_quantity * p_price) / o.quantity, 8)
    where o.user_id = c.user_id and o.run_id = c.run_id and o.order_id = p_order.order_id;
   return c;
 end $$;
@@ -108,7 +117,7 @@ declare
   v record;
   v_price numeric;
 begin
-  perform engine.expire_day_orders(c, p_time - interval '1 microsecond', p_time);
+  c := engine.expire_day_orders(c, p_time - interval '1 microsecond', p_time);
   if s.open_at is null then
     return c;
   end if;
@@ -125,8 +134,7 @@ begin
       c := engine.fill_order(c, v.paper_order, p_time, v_price);
     end if;
   end loop;
-  perform engine.expire_day_orders(c, p_time, p_time);
-  return c;
+  return engine.expire_day_orders(c, p_time, p_time);
 end $$;
 
 -- Every bar time after the last tick, or after a later time that a step has closed, up to p_to; on a run's first tick

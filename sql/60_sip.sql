@@ -33,15 +33,17 @@ begin
   return found;
 end $$;
 
--- What slot p_slot invests: the amount, stepped up once every step_up_every slots.
+-- What slot p_slot invests: the amount, stepped up once every step_up_every slots, to 1e12 at most: nobody has the cash
+-- for more, and powers of it would take for ever to compute.
 create function engine.sip_amount(p_plan sip_plan, p_slot int, p_scale int) returns numeric
 language sql immutable
 return case
+  when (p_plan).step_up_percent is not null and p_slot / (p_plan).step_up_every * ln(1 + (p_plan).step_up_percent / 100) > 40 then 1e12
   when (p_plan).step_up_percent is not null
     then round((p_plan).amount * power(1 + (p_plan).step_up_percent / 100, p_slot / (p_plan).step_up_every), p_scale)
   when (p_plan).step_up_amount is not null
-    then (p_plan).amount + (p_plan).step_up_amount * (p_slot / (p_plan).step_up_every)
-  else (p_plan).amount
+    then round((p_plan).amount + (p_plan).step_up_amount * (p_slot / (p_plan).step_up_every), p_scale)
+  else round((p_plan).amount, p_scale)
 end;
 
 -- How a due slot ends without looking at money; null = it executes.
@@ -120,6 +122,7 @@ begin
     for v_slot in v_plan.next_slot .. v_end - 1 loop
       c := engine.end_sip_slot(c, v_plan, v_slot, v_slot = v_end - 1, p_time, v_price);
     end loop;
+    c.has_written := true;
     update sip_plan p set next_slot = v_end, residual = c.residual
      where p.user_id = c.user_id and p.run_id = c.run_id and p.sip_id = v_plan.sip_id;
   end loop;

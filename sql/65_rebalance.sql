@@ -72,6 +72,7 @@ begin
       c := engine.trade_to_targets(c, v_plan, p_time, v_equity);
       c.made := c.made + 1;
     end if;
+    c.has_written := true;
     update rebalance_plan p set next_slot = v_end
      where p.user_id = c.user_id and p.run_id = c.run_id and p.plan_id = v_plan.plan_id;
   end loop;
@@ -100,7 +101,7 @@ begin
       perform engine.refuse('TE201', format('symbol=%s', v.symbol));
     end if;
   end loop;
-  perform engine.require((select sum(w.value::numeric) from jsonb_each(p_weights) w) <= 1, 'argument=weights must_be=at_most_1_in_sum');
+  perform engine.require((select sum(round(w.value::numeric, 20)) from jsonb_each(p_weights) w) <= 1, 'argument=weights must_be=at_most_1_in_sum');
 
   select 1 + coalesce(max(p.plan_id), 0) into v_plan_id
     from rebalance_plan p where p.user_id = p_user_id and p.run_id = p_run_id;

@@ -29,8 +29,9 @@ begin atomic
    cross join unnest(a.times) t (logical_time)
     left join paper_position p on p.user_id = r.user_id and p.run_id = r.run_id
     left join lateral (select b.close from price_bar b
-                        where b.feed = p_feed and b.symbol = p.symbol and b.logical_time <= t.logical_time
-                        order by b.logical_time desc limit 1) b on p.quantity <> 0
+                        where p.quantity <> 0
+                          and b.feed = p_feed and b.symbol = p.symbol and b.logical_time <= t.logical_time
+                        order by b.logical_time desc limit 1) b on true
    group by r.user_id, r.run_id, t.logical_time;
 end;
 

@@ -28,7 +28,7 @@ begin
   return c;
 end $$;
 
--- For a single step: at a closed time its work is done, whatever has become of the run since.
+-- For a single step: at a closed time its work is done, whatever has become of the run since. TE203 past the calendar.
 create function engine.open_step(p_user_id bigint, p_run_id bigint, p_time timestamptz) returns engine.context
 language plpgsql as $$
 declare
@@ -37,18 +37,21 @@ begin
   perform engine.require_time(p_time);
   c := engine.turn_to(engine.open_run(p_user_id, p_run_id), p_time);
   if not c.is_closed then
-    perform engine.require_now(c, p_time);
+    perform engine.require_now(c, p_time), engine.next_close(c.calendar, p_time);
   end if;
   return c;
 end $$;
 
--- Remember that a step ran alone at this time.
+-- Remember the time at which a step wrote something: the run is there now, though its last tick is not. A step that
+-- found nothing to do leaves no trace.
 -- writes: engine_state
 create function engine.end_step(c engine.context, p_time timestamptz) returns void
 language plpgsql as $$
 begin
-  c.step_logical_time := p_time;
-  perform engine.save_state(c);
+  if c.has_written then
+    c.step_logical_time := p_time;
+    perform engine.save_state(c);
+  end if;
 end $$;
 
 create function engine.match_orders(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz) returns int
@@ -100,6 +103,7 @@ begin
     return false;
   end if;
   perform engine.require_now(c, p_logical_time);
+  c.has_written := true;
   perform engine.end_step(c, p_logical_time);
   return engine.mark_mtm(c, p_logical_time);
 end $$;
@@ -113,6 +117,7 @@ begin
     return false;
   end if;
   perform engine.require_now(c, p_logical_time);
+  c.has_written := true;
   perform engine.end_step(c, p_logical_time);
   return engine.mark_equity(c, p_logical_time);
 end $$;

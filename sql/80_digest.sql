@@ -37,7 +37,7 @@ language sql stable begin atomic
          jsonb_build_array(extract(epoch from e.logical_time), trim_scale(e.cash), trim_scale(e.market_value), trim_scale(e.equity))
     from paper_equity_curve e where e.user_id = p_user_id and e.run_id = p_run_id
   union all
-  select 7, 'event_ledger', v.event_type || ' ' || v.event_key,
+  select 7, 'event_ledger', jsonb_build_array(v.event_type, v.event_key)::text,
          jsonb_build_array(extract(epoch from v.logical_time), v.event_type, v.event_key, v.payload)
     from event_ledger v where v.user_id = p_user_id and v.run_id = p_run_id;
 end;

@@ -137,12 +137,12 @@ create or replace procedure replay(
 )
 language plpgsql as $$
 declare
-  v_is_done boolean;
+  v_is_first boolean := true;
 begin
   loop
     perform from public.strategy_run where false;
-    v_is_done := engine.replay_events(p_user_id, p_run_id, p_from, p_to, p_commit_every);
-    exit when v_is_done;
+    exit when engine.replay_events(p_user_id, p_run_id, p_from, p_to, p_commit_every, v_is_first);
+    v_is_first := false;
     commit;
   end loop;
 end $$;

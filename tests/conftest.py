@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 import pytest
@@ -215,3 +217,10 @@ def tx(_shared: str) -> Iterator[psycopg.Connection]:
         conn.rollback()
     finally:
         conn.close()
+
+
+@pytest.fixture
+def background() -> Iterator[Callable[..., Future[Any]]]:
+    """Runs a call in a thread: `background(fn, *args)` → Future."""
+    with ThreadPoolExecutor() as pool:
+        yield pool.submit

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from engine_py import feed
 from engine_py.csvfile import MAX_LINE, MAX_PROBLEMS
-from engine_py.errors import ConflictError, InvalidError, PapertickError, UsageError
+from engine_py.errors import InvalidError, PapertickError, UsageError
 
 Conn = psycopg.Connection[Any]
 
@@ -346,9 +346,20 @@ def test_a_feed_keeps_its_calendar(tx: Conn) -> None:
     load(tx, HEADER, GOOD, calendar="C")
     with pytest.raises(InvalidError, match="follows calendar C, not ALWAYS"):
         load(tx, HEADER, GOOD, calendar="ALWAYS")
-    with pytest.raises(ConflictError):
+    with pytest.raises(InvalidError, match="there is no calendar unknown"):
         load(tx, HEADER, GOOD, feed="g", calendar="unknown")
     assert [f.feed for f in feed.list_feeds(tx)] == ["default", "f"]
+
+
+def test_the_shipped_calendar_comes_by_name(tx: Conn) -> None:
+    load(tx, HEADER, GOOD, feed="g", calendar="XNYS")
+    assert tx.execute("select time_zone from calendar where calendar = 'XNYS'").fetchone() == ("America/New_York",)
+
+
+def test_bars_outside_every_session_are_counted(tx: Conn) -> None:
+    midnight = GOOD.replace("2024-01-02T21:00:00Z", "2024-01-02T05:00:00Z")
+    assert load(tx, HEADER, GOOD, midnight, feed="g", calendar="XNYS").outside_sessions == 1
+    assert load(tx, HEADER, GOOD, midnight, feed="always").outside_sessions == 0
 
 
 # --- duplicates, repeats, all or nothing ------------------------------------------------------------------------------
@@ -663,6 +674,7 @@ def test_bundled_bars_tick_at_16_00_in_new_york_and_13_00_on_half_days(db: Conn)
 # --- any bars ---------------------------------------------------------------------------------------------------------
 
 _units = st.integers(1, 10**20 - 1)  # of 1e-8
+_PRINTABLE = st.characters(exclude_categories=("C", "Z"), include_characters=" ")
 
 
 @st.composite
@@ -672,7 +684,7 @@ def bar(draw: st.DrawFn) -> tuple[Any, ...]:
     moment = draw(
         st.datetimes(datetime(1900, 1, 3), datetime(2299, 12, 29)),
     ).replace(tzinfo=timezone(timedelta(minutes=draw(st.integers(-14 * 60, 14 * 60)))))
-    symbol = draw(st.text(min_size=1, max_size=64).filter(lambda s: s.isprintable() and s == s.strip()))
+    symbol = draw(st.text(_PRINTABLE, min_size=1, max_size=64).map(str.strip).filter(len))
     volume = draw(st.none() | st.integers(0, 10**24 - 1).map(lambda n: Decimal(n).scaleb(-4)))
     return symbol, moment, opening, high, low, closing, volume
 

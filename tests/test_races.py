@@ -55,13 +55,6 @@ def market(db: Conn) -> None:
     make_bars(db, "BBB", [50 + n % 5 for n in range(80)])
 
 
-@pytest.fixture
-def background():
-    """Runs a call in a thread: `background(fn, *args)` → Future."""
-    with ThreadPoolExecutor() as pool:
-        yield pool.submit
-
-
 def together(*calls: Callable[[], Any]) -> list[str | None]:
     """Start all at once; the SQLSTATE of each, None for success."""
     barrier = threading.Barrier(len(calls))
