@@ -46,11 +46,15 @@ def test_operators_of_the_caller_do_not_open_the_guards(tx: Conn) -> None:
 
 def test_replay_stops_where_the_calendar_does(tx: Conn) -> None:
     run = Run(daily(tx, sessions=[(f"2024-01-0{d}", "09:00", "17:00") for d in (1, 2, 3)]))
+
+    def replay(to: str) -> None:
+        tx.execute("call replay(%s, %s, %s, %s)", [*run.key, at(DAYS[0]), at(to)])
+
     with refused(tx, "TE203"):
-        run.call("replay", **{"from": at(DAYS[0]), "to": at(DAYS[6])})
-    run.call("replay", **{"from": at(DAYS[0]), "to": at(DAYS[2])})
+        replay(DAYS[6])
+    replay(DAYS[2])
     with refused(tx, "TE203"):
-        run.call("replay", **{"from": at(DAYS[0]), "to": at(DAYS[6])})
+        replay(DAYS[6])
     with refused(tx, "TE203"):
         run.call("match_orders", logical_time=at(DAYS[3]))
     assert val(tx, "select count(*) from mtm_ledger where (user_id, run_id) = (%s, %s)", *run.key) == 3
