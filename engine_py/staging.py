@@ -1,0 +1,180 @@
+"""How a file becomes rows: COPY to a temporary table, judged there by SQL, all or nothing.
+
+csvfile judges the shape of each field, because only Python knows line numbers; SQL judges what the rows mean: ranges,
+coherence, repeats, what is stored already. Every problem carries its line number. The constraints of the tables stay
+the last word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, LiteralString, TypeAlias
+
+from psycopg import Connection, Cursor, sql
+
+from engine_py.csvfile import MAX_PROBLEMS, Bad, Problem, Table
+from engine_py.errors import InvalidError
+
+Progress: TypeAlias = Callable[[int], None]
+
+_LINES_PER_WRITE = 2000
+_PAGES_PER_INSERT = 4096  # of the staging table: about 300,000 bars
+
+
+@dataclass
+class LoadReport:
+    """What a load did, or with dry_run would do. `symbols`, `first`, `last` span the file's well-formed rows."""
+
+    target: str
+    read: int = 0  # rows in the file, header and blank lines aside
+    rows: int = 0  # stored now
+    unchanged: int = 0  # equal to a row stored before
+    outside_sessions: int = 0  # well-formed bars at times when the calendar is closed: orders never fill there
+    duplicates: int = 0  # repeated in the file, or different from the stored row; part of skipped_count
+    skipped_count: int = 0
+    skipped: list[Problem] = field(default_factory=list)  # the first MAX_PROBLEMS, by line
+    symbols: int = 0
+    first: datetime | None = None
+    last: datetime | None = None
+
+
+class FeedError(InvalidError):
+    """The file was refused and nothing was stored. `report.skipped` holds the first problems; `detail` prints them."""
+
+    def __init__(self, report: LoadReport, *, hint: str | None = None) -> None:
+        count, shown = report.skipped_count, report.skipped
+        lines = [f"line {p.line}: {p.message} [{p.code}]" for p in shown]
+        if count > len(shown):
+            lines.append(f"... and {count - len(shown)} more")
+        super().__init__(
+            f"{count} bad line{'s' * (count != 1)}; nothing was stored in {report.target}",
+            code=shown[0].code,
+            detail="\n".join(lines),
+            hint=hint,
+        )
+        self.report = report
+
+
+def refused(report: LoadReport, bad: Bad) -> FeedError:
+    report.skipped_count, report.skipped = 1, [Problem(1, bad.code, bad.message)]
+    return FeedError(report)
+
+
+class Stage:
+    """The rows of one file on their way into one table, in temporary tables.
+
+    papertick_stage holds the rows still to be stored, papertick_flaw the lines that will not be, and why; without a
+    code, because the row is stored already. A bad row leaves at once, so that it makes no good one a duplicate.
+    """
+
+    def __init__(self, conn: Connection[Any], definition: sql.Composable, report: LoadReport) -> None:
+        self._conn, self._report = conn, report
+        self._run("create temporary table papertick_stage (line bigint, {}) on commit drop", definition)
+        self._run("create temporary table papertick_flaw (line bigint, code text, message text) on commit drop")
+
+    def _run(self, statement: LiteralString, *parts: sql.Composable) -> Cursor[Any]:
+        return self._conn.execute(sql.SQL(statement).format(*parts))
+
+    def fill(self, table: Table, progress: Progress | None) -> None:
+        columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns)
+        target = sql.SQL("copy pg_temp.papertick_stage (line, {}) from stdin with (delimiter ',', null '')")
+        lines, done = table.copy_lines(), 0
+        with self._conn.cursor() as cursor:
+            with cursor.copy(target.format(columns)) as copy:
+                while chunk := list(islice(lines, _LINES_PER_WRITE)):
+                    copy.write("".join(chunk))
+                    done += len(chunk)
+                    if progress:
+                        progress(done)
+            self._report.read = cursor.rowcount + table.problem_count
+        self._report.skipped_count, self._report.skipped = table.problem_count, table.problems
+        self._run("analyze pg_temp.papertick_stage")
+
+    def judge(self, rules: tuple[tuple[str, str, str], ...], key: LiteralString) -> None:
+        """Take out the rows that break a rule, and then those that repeat a key: its first line stays."""
+        broken = sql.SQL(" or ").join(sql.SQL(f"not ({rule})") for rule, _, _ in rules)
+        code = sql.SQL(" ").join(sql.SQL(f"when not ({rule}) then '{code}'") for rule, code, _ in rules)
+        message = sql.SQL(" ").join(sql.SQL(f"when not ({rule}) then '{text}'") for rule, _, text in rules)
+        self.take_out(
+            "select line, case {} end, case {} end from pg_temp.papertick_stage where {}",
+            code,
+            message,
+            broken,
+        )
+        self.take_out(
+            """select line, '23505', 'repeats line ' || first_line
+                 from (select line, first_value(line) over (partition by {} order by line) as first_line
+                         from pg_temp.papertick_stage) k
+                where line <> first_line""",
+            sql.SQL(key),
+        )
+
+    def compare(self, stored: sql.Composable, key: LiteralString, same: LiteralString) -> None:
+        """Take out the rows whose key is in `stored` (as b): they are unchanged, or else they contradict it."""
+        self.take_out(
+            """select s.line, case when not ({}) then '23505' end, 'differs from what is stored'
+                 from pg_temp.papertick_stage s join {} b using ({})""",
+            sql.SQL(same),
+            stored,
+            sql.SQL(key),
+        )
+
+    def take_out(self, flaws: LiteralString, *parts: sql.Composable) -> None:
+        """Note the flaws that a query of (line, code, message) finds, and keep the other rows."""
+        if self._run("insert into pg_temp.papertick_flaw " + flaws, *parts).rowcount:
+            # A delete of scattered rows takes four times as long when there are many, and many are unchanged.
+            self._run(
+                """create temporary table papertick_rest on commit drop as
+                   select * from pg_temp.papertick_stage s
+                    where not exists (select from pg_temp.papertick_flaw f where f.line = s.line)"""
+            )
+            self._run("drop table pg_temp.papertick_stage")
+            self._run("alter table pg_temp.papertick_rest rename to papertick_stage")
+            self._run("analyze pg_temp.papertick_stage")
+
+    def report_flaws(self, *, skip_bad: bool, hint: str | None = None) -> None:
+        report = self._report
+        counts = self._run(
+            """select count(*) filter (where code is null), count(*) filter (where code = '23505'), count(code)
+                 from pg_temp.papertick_flaw"""
+        ).fetchone()
+        assert counts
+        report.unchanged, report.duplicates, wrong = counts
+        shown = self._run(
+            "select line, code, message from pg_temp.papertick_flaw where code is not null order by line limit {}",
+            sql.Literal(MAX_PROBLEMS),
+        )
+        report.skipped_count += wrong
+        report.skipped = sorted([*report.skipped, *map(Problem._make, shown)])[:MAX_PROBLEMS]
+        report.rows = report.read - report.unchanged - report.skipped_count
+        if report.skipped_count and not skip_bad:
+            raise FeedError(report, hint=hint)
+
+    def summarize(self, query: LiteralString) -> None:
+        row = self._run(query).fetchone()
+        assert row
+        self._report.symbols, first, last = row
+        self._report.first, self._report.last = first and first.astimezone(UTC), last and last.astimezone(UTC)
+
+    def store(self, table: LiteralString, constants: dict[str, str], columns: LiteralString) -> None:
+        """Move what is left into `table`, in batches: a statement queues a foreign-key check per row until it ends."""
+        size = self._run("select pg_relation_size('pg_temp.papertick_stage') / current_setting('block_size')::int")
+        row = size.fetchone()
+        assert row
+        for page in range(0, row[0], _PAGES_PER_INSERT):
+            self._run(
+                "insert into {} ({}, {}) select {}, {} from pg_temp.papertick_stage where ctid >= {} and ctid < {}",
+                sql.SQL(table),
+                sql.SQL(", ").join(map(sql.Identifier, constants)),
+                sql.SQL(columns),
+                sql.SQL(", ").join(map(sql.Literal, constants.values())),
+                sql.SQL(columns),
+                sql.Literal(f"({page},0)"),
+                sql.Literal(f"({page + _PAGES_PER_INSERT},0)"),
+            )
+
+    def drop(self) -> None:
+        self._run("drop table pg_temp.papertick_stage, pg_temp.papertick_flaw")
