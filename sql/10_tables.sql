@@ -38,7 +38,7 @@ create table calendar (
   constraint calendar_has_a_name check (calendar <> ''),
   -- an unknown zone makes the expression fail with 22023
   -- an abbreviation would be accepted and mean some other place: IST is Israel's to PostgreSQL
-  constraint calendar_time_zone_is_a_region check (time_zone = 'UTC' or time_zone like '%/%'),
+  constraint calendar_time_zone_is_a_region check (time_zone in ('UTC', 'GMT') or time_zone like '%/%'),
   constraint calendar_time_zone_is_known check ((timestamptz '2000-01-01 00:00+00' at time zone time_zone) is not null)
 );
 comment on table calendar is 'A market''s calendar. ALWAYS has one computed session per UTC day; every other calendar lists its sessions in market_session.';
