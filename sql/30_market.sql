@@ -129,12 +129,12 @@ end $$;
 create function engine.is_session_missed(p_calendar text, p_due date, p_time timestamptz) returns boolean
 language plpgsql stable as $$
 begin
-  return case
-  when p_calendar = 'ALWAYS' then ((p_due + 1)::timestamp at time zone 'UTC') < p_time
-  else (select m.close_at from market_session m
-         where m.calendar = p_calendar and m.session_date >= p_due
-         order by m.session_date limit 1) < p_time
-end;
+  if p_calendar = 'ALWAYS' then
+    return ((p_due + 1)::timestamp at time zone 'UTC') < p_time;
+  end if;
+  return (select m.close_at from market_session m
+           where m.calendar = p_calendar and m.session_date >= p_due
+           order by m.session_date limit 1) < p_time;
 end $$;
 
 create function engine.last_close(p_feed text, p_symbol text, p_time timestamptz) returns numeric

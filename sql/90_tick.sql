@@ -36,12 +36,11 @@ end $$;
 create function engine.is_complete(c engine.context, p_time timestamptz) returns boolean
 language plpgsql stable as $$
 begin
-  return case
-  when p_time < (c).last_logical_time then
-    exists (select from mtm_ledger m where m.user_id = (c).user_id and m.run_id = (c).run_id and m.logical_time = p_time)
-    and exists (select from paper_equity_curve e where e.user_id = (c).user_id and e.run_id = (c).run_id and e.logical_time = p_time)
-  else coalesce(p_time = (c).last_logical_time, false)
-end;
+  if p_time < c.last_logical_time then
+    return exists (select from mtm_ledger m where m.user_id = c.user_id and m.run_id = c.run_id and m.logical_time = p_time)
+       and exists (select from paper_equity_curve e where e.user_id = c.user_id and e.run_id = c.run_id and e.logical_time = p_time);
+  end if;
+  return coalesce(p_time = c.last_logical_time, false);
 end $$;
 
 create function engine.tick(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz) returns void
