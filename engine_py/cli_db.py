@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -16,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from engine_py import errors, install, server
 from engine_py.cli_base import Group, connection_string, emit, options, select
 from engine_py.db import Database
-from engine_py.pgtools import find_tools
+from engine_py.pgtools import client
 from engine_py.render import pairs, text
 
 
@@ -121,15 +120,10 @@ def db_shell(arguments: tuple[str, ...]) -> None:
 
 
 def _psql() -> str:
-    """Beside the server's programs, or else on the PATH."""
-    try:
-        beside = shutil.which("psql", path=find_tools().bin_dir)
-    except errors.ServerError:
-        beside = None
-    found = beside or shutil.which("psql")
-    if not found:
+    found = client("psql")
+    if not found.exists():
         raise errors.PapertickError("psql is not installed", hint="Install PostgreSQL's client programs.")
-    return found
+    return str(found)
 
 
 @db.command("stop")

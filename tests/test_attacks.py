@@ -193,3 +193,10 @@ def test_a_refused_start_spends_no_run_id(tx: Conn) -> None:
         tx.execute("select start_run(999, 1000)")
     run.call("stop_run")
     assert val(tx, "select start_run(%s, 1000)", run.key[0]) == run.key[1] + 1
+
+
+@pytest.mark.parametrize("change", ["initial_cash = 5", "currency = 'EUR'", "feed = 'default'"])
+def test_the_terms_of_a_run_are_fixed_once_it_has_state(tx: Conn, change: str) -> None:
+    run = Run(daily(tx))
+    with refused(tx, "TE004"):
+        tx.execute(f"update strategy_run set {change} where (user_id, run_id) = (%s, %s)", run.key)  # type: ignore[arg-type]
