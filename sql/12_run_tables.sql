@@ -16,11 +16,12 @@ create table strategy_run (
   constraint strategy_run_status_is_known check (status in ('RUNNING', 'STOPPED', 'ERROR')),
   constraint strategy_run_currency_is_a_code check (currency ~ '^[A-Z]{3,5}$'),
   constraint strategy_run_initial_cash_is_not_negative check (initial_cash >= 0),
-  constraint strategy_run_mark_policy_is_known check (mark_policy in ('EVERY_TICK'))
+  constraint strategy_run_mark_policy_is_known check (mark_policy in ('EVERY_TICK', 'SESSION', 'EVENTS'))
 );
 create unique index strategy_run_one_running_per_user on strategy_run (user_id) where status = 'RUNNING';
 create index strategy_run_running_by_feed on strategy_run (feed, user_id, run_id) where status = 'RUNNING';
 comment on table strategy_run is 'One paper account following one strategy over one feed. RUNNING until STOPPED or ERROR, which are final: the row and all it owns are then frozen.';
+comment on column strategy_run.mark_policy is 'Which ticks store their marks. EVERY_TICK: all. SESSION: the last of each session. EVENTS: the first, and those at which something happened. equity_at and equity_between compute the others.';
 comment on column strategy_run.status_reason is 'Why the run left RUNNING; copied into engine_status by the status change itself.';
 
 create table engine_state (
@@ -32,7 +33,8 @@ create table engine_state (
   step_logical_time logical_instant,
   constraint engine_state_pkey primary key (user_id, run_id),
   constraint engine_state_of_run foreign key (user_id, run_id) references strategy_run on delete cascade
-) with (fillfactor = 70);
+) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 500);
+-- One row a run, updated at every tick: on its page (HOT) as long as there is room, and vacuumed before it has doubled.
 comment on table engine_state is 'Where the run stands: its cash, its first and last completed tick, and the latest time at which a step was called alone.';
 
 create table engine_status (
@@ -72,7 +74,6 @@ create table paper_order (
   closed_time logical_instant,
   constraint paper_order_pkey primary key (user_id, run_id, order_id),
   constraint paper_order_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
-  constraint paper_order_client_order_id_is_unique unique (user_id, run_id, client_order_id),
   constraint paper_order_id_counts_from_one check (order_id > 0),
   constraint paper_order_side_is_known check (side in ('BUY', 'SELL')),
   constraint paper_order_type_is_known
@@ -85,6 +86,10 @@ create table paper_order (
     check (limit_price is not null or order_type not in ('LIMIT', 'STOP_LIMIT')),
   constraint paper_order_is_not_overfilled check (filled_quantity = 0 or filled_quantity between 0 and quantity)
 ) with (fillfactor = 80);
+-- Partial, like paper_trade_by_order, so that a foreign key's search for an order or a trade cannot land here: on a
+-- table that was small when the search was planned, any index with the same first columns looks as good as the key.
+create unique index paper_order_client_order_id_is_unique on paper_order (user_id, run_id, client_order_id)
+  where client_order_id is not null;
 create index paper_order_open on paper_order (user_id, run_id, order_id)
   where status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED');
 comment on table paper_order is 'Orders with their present status. order_id counts 1, 2, 3 … within the run. symbol has no foreign key: an order for an unknown symbol is stored REJECTED.';
@@ -111,7 +116,7 @@ create table paper_trade (
   constraint paper_trade_quantity_is_positive check (quantity > 0),
   constraint paper_trade_fees_are_not_negative check (fees >= 0)
 );
-create index paper_trade_by_order on paper_trade (user_id, run_id, order_id);
+create index paper_trade_by_order on paper_trade (user_id, run_id, order_id) where order_id is not null;
 comment on table paper_trade is 'Append-only fills; logical_time is the bar''s.';
 
 create table paper_position (

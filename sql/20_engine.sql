@@ -67,14 +67,38 @@ return case
   else 2
 end;
 
--- What a step needs to know of its run, read once after the lock and carried through the steps. Money and ids move in
--- it; engine.save_state writes cash and times back, once. last_*_id are null until first needed.
+-- One deed of the engine that is decided but not yet written: an order (new, or an open one that ends), its trade and
+-- cash entry, an event. engine.post writes it to the ledgers.
+create type engine.entry as (
+  logical_time timestamptz, order_id bigint, is_new boolean, status text, symbol text, side text, quantity numeric,
+  price numeric, reject_reason text, source text, trade_id bigint, fees numeric, entry_id bigint, amount numeric,
+  event_type text, event_key text, payload jsonb
+);
+
+-- Holdings of a run that stay as they are over these times. symbols and quantities are parallel, nothing at 0 needs a price.
+-- Typed as the ledgers are, so that nothing is cast once a row.
+create type engine.span as (
+  user_id bigint, run_id bigint, scale int, times public.logical_instant[], cash public.money_amount,
+  cost_basis public.money_amount, realized_pnl public.money_amount, symbols text[], quantities numeric[]
+);
+
+-- What will become of an open order, if cash allows: it fills at price, or price null, it expires. phase orders what
+-- happens in one bar time.
+create type engine.match as (logical_time timestamptz, phase int, price numeric, paper_order public.paper_order);
+
+-- A run in memory: read once after the lock, carried through the steps, written once by engine.post. No step reads a
+-- table that another step of the same tick writes. Positions are parallel arrays; last_*_id and the limits are null
+-- until first needed.
 create type engine.context as (
-  user_id bigint, run_id bigint, feed text, calendar text, time_zone text, scale int, status text,
+  user_id bigint, run_id bigint, feed text, calendar text, time_zone text, scale int, status text, mark_policy text,
   cash numeric, first_logical_time timestamptz, last_logical_time timestamptz, step_logical_time timestamptz,
-  is_closed boolean, closed_through timestamptz, residual numeric, has_written boolean,
+  symbols text[], quantities numeric[], cost_bases numeric[], realized_pnls numeric[], cost_basis numeric, realized_pnl numeric,
+  knows_limits boolean, max_position numeric, max_order_value numeric, forbidden text[], reserved numeric,
   last_order_id bigint, last_trade_id bigint, last_entry_id bigint,
-  made int
+  sips public.sip_plan[], rebalances public.rebalance_plan[], due timestamptz[], residual numeric,
+  closed_through timestamptz, is_closed boolean, is_open boolean, has_open_orders boolean, matches refcursor, match engine.match,
+  journal engine.entry[], spans engine.span[], has_moved_plans boolean, has_written boolean, made int,
+  events_left int
 );
 
 -- A snapshot that is older than the lock could miss an order that was placed meanwhile.
@@ -91,16 +115,16 @@ end $$;
 -- statement of its own: whoever waits here reads the world only afterwards.
 create function engine.lock_run(p_user_id bigint, p_run_id bigint) returns void
 language plpgsql as $$
-declare
-  v_queue bigint := hashtextextended(p_user_id || ':' || p_run_id, 0);
 begin
-  perform engine.require_read_committed(p_user_id, p_run_id);
+  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    perform engine.require_read_committed(p_user_id, p_run_id);
+  end if;
   perform from strategy_run r where r.user_id = p_user_id and r.run_id = p_run_id for no key update skip locked;
   if found then
-    perform pg_try_advisory_xact_lock(v_queue);
+    perform pg_try_advisory_xact_lock(hashtextextended(p_user_id || ':' || p_run_id, 0));
     return;
   end if;
-  perform pg_advisory_xact_lock(v_queue);
+  perform pg_advisory_xact_lock(hashtextextended(p_user_id || ':' || p_run_id, 0));
   perform from strategy_run r where r.user_id = p_user_id and r.run_id = p_run_id for no key update;
   if not found then
     perform engine.refuse('TE204', format('user_id=%s run_id=%s', p_user_id, p_run_id));

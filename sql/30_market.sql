@@ -3,6 +3,10 @@ set local search_path = public, pg_temp;
 
 create type engine.market_session as (session_date date, open_at timestamptz, close_at timestamptz);
 
+-- When the ALWAYS session opened that holds p_time: (00:00, 24:00] of a UTC day.
+create function engine.utc_open(p_time timestamptz) returns timestamptz
+language sql immutable return date_trunc('day', p_time - interval '1 microsecond', 'UTC');
+
 -- The first session that closes at p_time or later (p_after: strictly later). ALWAYS has one per UTC day,
 -- (00:00, 24:00]; 24 hours, not a day, because a day has another length where the session's zone changes its clocks.
 create function engine.next_close(p_calendar text, p_time timestamptz, p_after boolean default false)
@@ -12,19 +16,17 @@ declare
   s engine.market_session;
 begin
   if p_calendar = 'ALWAYS' then
-    s.open_at := date_trunc('day', p_time, 'UTC');
-    if s.open_at = p_time and not p_after then
-      s.open_at := s.open_at - interval '24 hours';
-    end if;
+    s.open_at := engine.utc_open(case when p_after then p_time + interval '1 microsecond' else p_time end);
     s.close_at := s.open_at + interval '24 hours';
     s.session_date := (s.open_at at time zone 'UTC')::date;
     return s;
   end if;
 
   select m.session_date, m.open_at, m.close_at into s
-    from market_session m
-   where m.calendar = p_calendar and m.close_at >= p_time and (m.close_at > p_time or not p_after)
-   order by m.close_at limit 1;
+    from (select p_calendar as calendar, p_time as since offset 0) a
+   cross join lateral (select * from market_session m
+                        where m.calendar = a.calendar and m.close_at >= a.since and (m.close_at > a.since or not p_after)
+                        order by m.close_at limit 1) m;
   if not found then
     perform engine.refuse('TE203', format('calendar=%s time=%s', p_calendar, engine.iso(p_time)));
   end if;
@@ -56,23 +58,28 @@ begin
   return coalesce((select max(m.close_at) from market_session m where m.calendar = p_calendar), timestamptz '-infinity');
 end $$;
 
--- Slot k's nominal date. Months count from the start, so that the 31st comes back after a shorter month; DAILY counts
--- sessions, and is null while the calendar does not reach that far.
+-- The date of slot k where dates alone decide it. Months count from the start, so that the 31st comes back after a
+-- shorter month. Null for DAILY, which counts sessions.
+create function engine.dated_slot(p_start date, p_frequency text, p_slot int) returns date
+language sql immutable
+return case p_frequency
+  when 'WEEKLY' then p_start + 7 * p_slot
+  when 'MONTHLY' then (p_start + make_interval(months => p_slot))::date
+  when 'QUARTERLY' then (p_start + make_interval(months => 3 * p_slot))::date
+end;
+
+-- Slot k's nominal date; null while the calendar does not reach that far.
 create function engine.slot_date(p_calendar text, p_start date, p_frequency text, p_slot int) returns date
 language plpgsql stable as $$
 begin
-  case p_frequency
-    when 'WEEKLY' then return p_start + 7 * p_slot;
-    when 'MONTHLY' then return (p_start + make_interval(months => p_slot))::date;
-    when 'QUARTERLY' then return (p_start + make_interval(months => 3 * p_slot))::date;
-    else  -- DAILY
-      if p_calendar = 'ALWAYS' then
-        return p_start + p_slot;
-      end if;
-      return (select m.session_date from market_session m
-               where m.calendar = p_calendar and m.session_date >= p_start
-               order by m.session_date offset p_slot limit 1);
-  end case;
+  if p_frequency <> 'DAILY' then
+    return engine.dated_slot(p_start, p_frequency, p_slot);
+  elsif p_calendar = 'ALWAYS' then
+    return p_start + p_slot;
+  end if;
+  return (select m.session_date from market_session m
+           where m.calendar = p_calendar and m.session_date >= p_start
+           order by m.session_date offset p_slot limit 1);
 end $$;
 
 create function engine.is_session_date(p_calendar text, p_date date) returns boolean
@@ -137,12 +144,20 @@ begin
            order by m.session_date limit 1) < p_time;
 end $$;
 
+-- Most often the time has a bar of its own, which is found for less.
 create function engine.last_close(p_feed text, p_symbol text, p_time timestamptz) returns numeric
 language plpgsql stable as $$
+declare
+  v_close numeric := (select b.close from price_bar b
+    where b.feed = p_feed and b.symbol = p_symbol and b.logical_time = p_time);
 begin
-  return (select b.close from price_bar b
-         where b.feed = p_feed and b.symbol = p_symbol and b.logical_time <= p_time
-         order by b.logical_time desc limit 1);
+  if v_close is null then
+    v_close := (select b.close from (select p_feed as feed, p_symbol as symbol, p_time as upto offset 0) a
+     cross join lateral (select b.close from price_bar b
+                          where b.feed = a.feed and b.symbol = a.symbol and b.logical_time <= a.upto
+                          order by b.logical_time desc limit 1) b);
+  end if;
+  return v_close;
 end $$;
 
 -- The feed's first bar time at or after p_from (p_after: strictly after) and not later than p_to.
@@ -150,10 +165,24 @@ create function engine.next_feed_time(p_feed text, p_from timestamptz, p_to time
 returns timestamptz
 language plpgsql stable as $$
 begin
-  return (select b.logical_time from price_bar b
-         where b.feed = p_feed and b.logical_time >= p_from and (b.logical_time > p_from or not p_after)
-           and b.logical_time <= p_to
-         order by b.logical_time limit 1);
+  return (select b.logical_time from (select p_feed as feed, p_from as since, p_to as upto offset 0) a
+           cross join lateral (select b.logical_time from price_bar b
+                                where b.feed = a.feed and b.logical_time >= a.since and (b.logical_time > a.since or not p_after)
+                                  and b.logical_time <= a.upto
+                                order by b.logical_time limit 1) b);
+end $$;
+
+-- The feed's bar times from p_from on (p_after: strictly later) to p_to, at most p_limit of them.
+create function engine.feed_times(p_feed text, p_from timestamptz, p_to timestamptz, p_limit int, p_after boolean default false)
+returns timestamptz[]
+language plpgsql stable as $$
+begin
+  return array(
+    select b.logical_time from (select p_feed as feed, p_from as since, p_to as upto, p_limit as most offset 0) a
+     cross join lateral (select distinct b.logical_time from price_bar b
+                          where b.feed = a.feed and b.logical_time >= a.since and (b.logical_time > a.since or not p_after)
+                            and b.logical_time <= a.upto
+                          order by b.logical_time limit a.most) b);
 end $$;
 
 -- div() is exact where a rounded quotient would sometimes land one step too high.

@@ -31,7 +31,8 @@ begin
   perform engine.require(p_participation is null, 'argument=participation must_be=null_until_volume_caps_are_built');
   perform engine.require(p_slippage_bps = 0, 'argument=slippage_bps must_be=0_until_slippage_is_built');
   perform engine.require(p_fee_schedule is null, 'argument=fee_schedule must_be=null_until_fees_are_built');
-  perform engine.require(p_mark_policy = 'EVERY_TICK', 'argument=mark_policy must_be=EVERY_TICK');
+  perform engine.require(p_mark_policy in ('EVERY_TICK', 'SESSION', 'EVENTS'),
+                         format('argument=mark_policy value=%s must_be=EVERY_TICK|SESSION|EVENTS', p_mark_policy));
   perform engine.require(p_currency ~ '^[A-Z]{3,5}$', 'argument=currency must_be=a_currency_code');
   if not exists (select from feed f where f.feed = p_feed) then
     perform engine.refuse('TE201', format('feed=%s', p_feed));
@@ -70,8 +71,7 @@ begin
    where r.user_id = p_user_id and r.run_id = p_run_id and r.status = 'RUNNING';
 end $$;
 
--- BEFORE UPDATE of strategy_run. This and the guards pin their path and qualify their names: a trigger runs under its
--- caller's path otherwise, where operators of the caller's could shadow PostgreSQL's.
+-- BEFORE UPDATE of strategy_run.
 -- The guard of the child tables still sees RUNNING, which is why the cancel happens before the row changes.
 -- writes: paper_order, engine_status
 create function engine.on_run_update() returns trigger
@@ -85,9 +85,10 @@ begin
   if (new.user_id, new.run_id) is distinct from (old.user_id, old.run_id) then
     perform engine.refuse('TE004', format('table=strategy_run user_id=%s run_id=%s column=key', old.user_id, old.run_id));
   end if;
-  if (new.feed, new.currency, new.initial_cash) is distinct from (old.feed, old.currency, old.initial_cash)
+  if (new.feed, new.currency, new.initial_cash, new.mark_policy)
+     is distinct from (old.feed, old.currency, old.initial_cash, old.mark_policy)
      and exists (select from public.engine_state s where s.user_id = old.user_id and s.run_id = old.run_id) then
-    perform engine.refuse('TE004', format('table=strategy_run user_id=%s run_id=%s column=feed,currency,initial_cash', old.user_id, old.run_id));
+    perform engine.refuse('TE004', format('table=strategy_run user_id=%s run_id=%s column=feed,currency,initial_cash,mark_policy', old.user_id, old.run_id));
   end if;
   if new.status in ('STOPPED', 'ERROR') then
     perform engine.require_read_committed(old.user_id, old.run_id);
@@ -102,51 +103,88 @@ begin
   return new;
 end $$;
 
--- The heart of the guards. FOR SHARE conflicts with the status change, so STOP waits for this writer or this writer
--- for STOP; the foreign key's own lock does not. A parent that cannot be seen is not RUNNING.
-create function engine.guard_run(p_table text, p_user_id bigint, p_run_id bigint) returns void
+-- The guards name every operator and table in full: a trigger runs under its caller's path, where operators of the
+-- caller's could shadow PostgreSQL's, and to pin the path costs a fifth of a guard's time.
+-- FOR SHARE conflicts with the status change, so STOP waits for this writer or this writer for STOP; the foreign key's
+-- own lock does not. A parent that cannot be seen is not RUNNING.
+create function engine.refuse_row(p_table text, p_user_id bigint, p_run_id bigint, p_status text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if p_status is null then
+    perform engine.refuse('23503', format('table=%s user_id=%s run_id=%s', p_table, p_user_id, p_run_id));
+  end if;
+  perform engine.refuse('TE001', format('table=%s user_id=%s run_id=%s status=%s', p_table, p_user_id, p_run_id, p_status));
+end $$;
+
+-- BEFORE INSERT or UPDATE, a row: its run is RUNNING.
+create function engine.guard_row() returns trigger
 language plpgsql as $$
 declare
   v_status text;
 begin
   select r.status into v_status
-    from public.strategy_run r where r.user_id = p_user_id and r.run_id = p_run_id for share;
-  if not found then
-    perform engine.refuse('23503', format('table=%s user_id=%s run_id=%s', p_table, p_user_id, p_run_id));
-  elsif v_status <> 'RUNNING' then
-    perform engine.refuse('TE001', format('table=%s user_id=%s run_id=%s status=%s', p_table, p_user_id, p_run_id, v_status));
+    from public.strategy_run r
+   where r.user_id operator(pg_catalog.=) new.user_id and r.run_id operator(pg_catalog.=) new.run_id for share;
+  if v_status operator(pg_catalog.=) 'RUNNING' then
+    return new;
   end if;
+  perform engine.refuse_row(tg_table_name, new.user_id, new.run_id, v_status);
+  return null;
 end $$;
 
--- BEFORE ROW. Argument 'ledger': append-only, no update even while RUNNING. A row is deleted only by the cascade of
--- its run, when the run is gone.
-create function engine.guard_row() returns trigger
-language plpgsql set search_path = pg_catalog, pg_temp as $$
-begin
-  if tg_op = 'DELETE' then
-    if exists (select from public.strategy_run r where r.user_id = old.user_id and r.run_id = old.run_id) then
-      perform engine.refuse('TE004', format('table=%s user_id=%s run_id=%s', tg_table_name, old.user_id, old.run_id));
-    end if;
-    return old;
-  end if;
-
-  if tg_op = 'UPDATE' and (tg_argv[0] = 'ledger' or (new.user_id, new.run_id) is distinct from (old.user_id, old.run_id)) then
-    perform engine.refuse('TE004', format('table=%s user_id=%s run_id=%s', tg_table_name, old.user_id, old.run_id));
-  end if;
-  perform engine.guard_run(tg_table_name, new.user_id, new.run_id);
-  return new;
-end $$;
-
--- AFTER STATEMENT, for tables that are written in bulk: the same guard, once per run instead of once per row.
-create function engine.guard_inserted_rows() returns trigger
+-- AFTER INSERT, a statement: the same, once per run instead of once per row.
+create function engine.guard_rows() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v record;
+  v_status text;
 begin
-  for v in select distinct n.user_id, n.run_id from new_rows n order by 1, 2 loop
-    perform engine.guard_run(tg_table_name, v.user_id, v.run_id);
+  for v in select distinct n.user_id, n.run_id from new_rows n order by n.user_id, n.run_id loop
+    select r.status into v_status
+      from public.strategy_run r where r.user_id = v.user_id and r.run_id = v.run_id for share;
+    if v_status = 'RUNNING' then
+      continue;
+    end if;
+    perform engine.refuse_row(tg_table_name, v.user_id, v.run_id, v_status);
   end loop;
   return null;
+end $$;
+
+-- BEFORE UPDATE of a state row: its run is RUNNING, and it stays with its run.
+create function engine.guard_change() returns trigger
+language plpgsql as $$
+declare
+  v_status text;
+begin
+  if new.user_id operator(pg_catalog.<>) old.user_id or new.run_id operator(pg_catalog.<>) old.run_id then
+    perform engine.refuse('TE004', pg_catalog.format('table=%s user_id=%s run_id=%s', tg_table_name, old.user_id, old.run_id));
+  end if;
+  select r.status into v_status
+    from public.strategy_run r
+   where r.user_id operator(pg_catalog.=) new.user_id and r.run_id operator(pg_catalog.=) new.run_id for share;
+  if v_status operator(pg_catalog.=) 'RUNNING' then
+    return new;
+  end if;
+  perform engine.refuse_row(tg_table_name, new.user_id, new.run_id, v_status);
+  return null;
+end $$;
+
+-- BEFORE UPDATE of a ledger row: never.
+create function engine.guard_update() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  perform engine.refuse('TE004', format('table=%s user_id=%s run_id=%s', tg_table_name, old.user_id, old.run_id));
+  return null;
+end $$;
+
+-- BEFORE DELETE: a row goes only by the cascade of its run, when the run is gone.
+create function engine.guard_delete() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if exists (select from public.strategy_run r where r.user_id = old.user_id and r.run_id = old.run_id) then
+    perform engine.refuse('TE004', format('table=%s user_id=%s run_id=%s', tg_table_name, old.user_id, old.run_id));
+  end if;
+  return old;
 end $$;
 
 create function engine.guard_truncate() returns trigger

@@ -33,15 +33,19 @@ begin
   on conflict (user_id, run_id, symbol) do nothing;
 end $$;
 
--- Cash that open buys hold back, the order p_except left out.
-create function engine.reserved_cash(c engine.context, p_except bigint default null) returns numeric
+-- Cash that an open order holds back; a sale holds none.
+create function engine.reservation(p_order paper_order, p_scale int) returns numeric
+language sql immutable
+return case when (p_order).side = 'BUY'
+            then coalesce(round(((p_order).quantity - (p_order).filled_quantity) * (p_order).reserve_price, p_scale), 0) else 0 end;
+
+-- Cash that open buys hold back.
+create function engine.reserved_cash(c engine.context) returns numeric
 language plpgsql stable as $$
 begin
-  return (select coalesce(sum(round((o.quantity - o.filled_quantity) * o.reserve_price, (c).scale)), 0)
+  return (select coalesce(sum(engine.reservation(o, c.scale)), 0)
           from paper_order o
-         where o.user_id = (c).user_id and o.run_id = (c).run_id
-           and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
-           and o.side = 'BUY' and o.order_id is distinct from p_except);
+         where o.user_id = c.user_id and o.run_id = c.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED'));
 end $$;
 
 -- Units of p_symbol that open orders of that side still want.
@@ -50,9 +54,24 @@ language plpgsql stable as $$
 begin
   return (select coalesce(sum(o.quantity - o.filled_quantity), 0)
           from paper_order o
-         where o.user_id = (c).user_id and o.run_id = (c).run_id
+         where o.user_id = c.user_id and o.run_id = c.run_id
            and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
            and o.symbol = p_symbol and o.side = p_side);
+end $$;
+
+-- What reject_reason asks beyond cash and positions, read when it is first needed.
+create function engine.with_limits(c engine.context) returns engine.context
+language plpgsql stable as $$
+begin
+  if c.knows_limits then
+    return c;
+  end if;
+  c.knows_limits := true;
+  c.reserved := engine.reserved_cash(c);
+  select l.max_position, l.max_order_value into c.max_position, c.max_order_value
+    from risk_limit l where l.user_id = c.user_id and l.run_id = c.run_id;
+  c.forbidden := array(select f.symbol from forbidden_symbol f where f.user_id = c.user_id and f.run_id = c.run_id);
+  return c;
 end $$;
 
 -- Null when the order may stand, else its reject_reason. p_price null: no price is known yet, so what depends on it
@@ -61,26 +80,15 @@ end $$;
 create function engine.reject_reason(
   c engine.context, p_symbol text, p_side text, p_quantity numeric, p_price numeric, p_reserved numeric, p_open numeric
 ) returns text
-language plpgsql stable as $$
+language plpgsql immutable as $$
 declare
   v_value numeric := round(p_quantity * p_price, c.scale);
-  v_is_forbidden boolean;
-  v_max_position numeric;
-  v_max_order_value numeric;
-  v_held numeric;
+  v_held numeric := coalesce(c.quantities[array_position(c.symbols, p_symbol)], 0);
 begin
-  select exists (select from forbidden_symbol f
-                  where f.user_id = r.user_id and f.run_id = r.run_id and f.symbol = p_symbol),
-         l.max_position, l.max_order_value, coalesce(p.quantity, 0)
-    into v_is_forbidden, v_max_position, v_max_order_value, v_held
-    from (values (c.user_id, c.run_id)) r (user_id, run_id)
-    left join risk_limit l on l.user_id = r.user_id and l.run_id = r.run_id
-    left join paper_position p on p.user_id = r.user_id and p.run_id = r.run_id and p.symbol = p_symbol;
-
   return case
-    when v_is_forbidden then 'SYMBOL_FORBIDDEN'
-    when v_value > v_max_order_value then 'ORDER_VALUE_EXCEEDED'
-    when p_side = 'BUY' and v_held + p_open + p_quantity > v_max_position then 'POSITION_LIMIT_EXCEEDED'
+    when p_symbol = any (c.forbidden) then 'SYMBOL_FORBIDDEN'
+    when v_value > c.max_order_value then 'ORDER_VALUE_EXCEEDED'
+    when p_side = 'BUY' and v_held + p_open + p_quantity > c.max_position then 'POSITION_LIMIT_EXCEEDED'
     when p_side = 'BUY' and v_value > c.cash - p_reserved then 'CASH_INSUFFICIENT'
     when p_side = 'SELL' and p_quantity + p_open > v_held then 'POSITION_INSUFFICIENT'
   end;

@@ -2,13 +2,6 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
-create function engine.next_order_id(c engine.context) returns bigint
-language plpgsql stable as $$
-begin
-  return 1 + coalesce((c).last_order_id,
-  (select max(o.order_id) from paper_order o where o.user_id = (c).user_id and o.run_id = (c).run_id), 0);
-end $$;
-
 -- Refuses what cannot be an order at all, before anything is locked.
 create function engine.require_order_terms(
   p_symbol text, p_side text, p_quantity numeric, p_order_type text, p_limit_price numeric, p_stop_price numeric,
@@ -53,8 +46,8 @@ begin
   if mod(p_limit_price, v_instrument.price_tick) <> 0 then
     return 'PRICE_OFF_TICK';
   end if;
-  return engine.reject_reason(c, p_symbol, p_side, p_quantity, p_price, engine.reserved_cash(c),
-                              engine.open_quantity(c, p_symbol, p_side));
+  c := engine.with_limits(c);
+  return engine.reject_reason(c, p_symbol, p_side, p_quantity, p_price, c.reserved, engine.open_quantity(c, p_symbol, p_side));
 end $$;
 
 -- writes: paper_order

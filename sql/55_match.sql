@@ -1,154 +1,159 @@
--- Orders on bars. Open orders are looked at only at the bar times where something can happen to one of them.
+-- Orders on bars. What becomes of an open order depends on nothing but itself and the bars, so it is found once, by an
+-- index search; the orders then end one by one, in the order of their fates, and only cash, holdings and limits decide.
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
--- When the session ends in which a DAY order was accepted; accepted while the market is closed, it belongs to the next
--- session. An order from before the first tick was accepted just before it.
-create function engine.day_close(c engine.context, p_accepted timestamptz) returns timestamptz
-language plpgsql stable as $$
-begin
-  return (engine.next_close((c).calendar, coalesce(p_accepted, (c).first_logical_time), p_accepted is not null)).close_at;
-end $$;
-
--- The first bar time in (p_after, p_to] at which an open order may fill or expire; null = none. A superset is enough:
--- match_bar decides.
-create function engine.next_match_time(c engine.context, p_after timestamptz, p_to timestamptz) returns timestamptz
-language plpgsql stable as $$
-declare
-  v_order record;
-  v_time timestamptz := p_to;
-  v_found timestamptz;
-begin
-  for v_order in
-    select o.symbol, o.side, o.limit_price, o.logical_time, o.time_in_force
-      from paper_order o
-     where o.user_id = c.user_id and o.run_id = c.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
-     order by o.order_id
-  loop
-    v_found := least(v_found,
-      (select b.logical_time from price_bar b
-        where b.feed = c.feed and b.symbol = v_order.symbol
-          and b.logical_time > greatest(p_after, v_order.logical_time) and b.logical_time <= v_time
-          and (v_order.limit_price is null
-               or v_order.side = 'BUY' and b.low <= v_order.limit_price
-               or v_order.side = 'SELL' and b.high >= v_order.limit_price)
-        order by b.logical_time limit 1));
-    if v_order.time_in_force = 'DAY' then
-      v_found := least(v_found, engine.next_feed_time(c.feed,
-        greatest(engine.day_close(c, v_order.logical_time), p_after + interval '1 microsecond'), v_time));
-    end if;
-    v_time := least(v_time, v_found);
-  end loop;
-  return v_found;
-end $$;
-
--- Contract of a limit order on a bar: the limit, or the open when the bar opens beyond it and is the first bar the
--- order sees or the first of a session (p_is_fresh). Null when the bar does not reach the order. Never outside the
--- bar: a bar that lies wholly beyond a resting limit fills at its nearer end.
-create function engine.fill_price(p_order paper_order, p_bar price_bar, p_is_fresh boolean) returns numeric
+-- Contract of an order on a bar. MARKET: the open. LIMIT: the limit, or the open when the bar opens beyond it and is
+-- the first bar the order sees or the first of a session (p_is_fresh). Null when the bar does not reach the order.
+-- Never outside the bar: a bar that lies wholly beyond a resting limit fills at its nearer end.
+create function engine.fill_price(
+  p_order_type text, p_side text, p_limit_price numeric, p_open numeric, p_high numeric, p_low numeric, p_is_fresh boolean
+) returns numeric
 language sql immutable
 return case
-  when (p_order).order_type = 'MARKET' then (p_bar).open
-  when (p_order).order_type <> 'LIMIT' then null
-  when (p_order).side = 'BUY' and (p_bar).low <= (p_order).limit_price then
-    case when p_is_fresh then least((p_bar).open, (p_order).limit_price)
-         else least((p_bar).high, (p_order).limit_price) end
-  when (p_order).side = 'SELL' and (p_bar).high >= (p_order).limit_price then
-    case when p_is_fresh then greatest((p_bar).open, (p_order).limit_price)
-         else greatest((p_bar).low, (p_order).limit_price) end
+  when p_order_type = 'MARKET' then p_open
+  when p_order_type <> 'LIMIT' then null
+  when p_side = 'BUY' and p_low <= p_limit_price then
+    case when p_is_fresh then least(p_open, p_limit_price) else least(p_high, p_limit_price) end
+  when p_side = 'SELL' and p_high >= p_limit_price then
+    case when p_is_fresh then greatest(p_open, p_limit_price) else greatest(p_low, p_limit_price) end
 end;
 
--- A bar is fresh to an order when no bar of its symbol lies between it and the later of the session's open and the
--- order's acceptance.
-create function engine.is_fresh(c engine.context, p_order paper_order, p_bar price_bar, p_open_at timestamptz) returns boolean
-language plpgsql stable as $$
+-- What becomes of each open order in (p_after, p_to], in the order of execution: by bar time, then DAY orders of
+-- earlier sessions expire, sells fill, buys fill, DAY orders of this session expire at its close, each by order_id.
+--   expiry  the first bar time of the feed at or after the close of the session in which the order was accepted;
+--           accepted while the market is closed, it belongs to the next session; before the first tick, to that one
+--   fill    the first bar of its symbol, in a session, after acceptance and not after expiry, that reaches the order
+-- The first FROM item hides the values from the planner: with nothing to look at, it plans once and not at every call.
+create function engine.open_matches(c engine.context, p_after timestamptz, p_to timestamptz) returns refcursor
+language plpgsql as $$
+declare
+  v_cursor refcursor;
 begin
-  return not exists (
-  select from price_bar b
-   where b.feed = (p_bar).feed and b.symbol = (p_bar).symbol and b.logical_time < (p_bar).logical_time
-     and b.logical_time > p_open_at
-     and b.logical_time > coalesce((p_order).logical_time, (c).first_logical_time - interval '1 microsecond'));
+  open v_cursor for
+    select f.logical_time, f.phase, engine.fill_price(o.order_type, o.side, o.limit_price, b.open, b.high, b.low, f.is_fresh), o
+      from (select c.user_id as user_id, c.run_id as run_id, c.feed as feed, c.calendar as calendar, p_after as after,
+                   p_to as upto, c.first_logical_time as first offset 0) a
+      join paper_order o on o.user_id = a.user_id and o.run_id = a.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
+     cross join lateral (
+        select case when o.time_in_force <> 'DAY' then null
+                    when a.calendar = 'ALWAYS' then engine.utc_open(coalesce(o.logical_time + interval '1 microsecond', a.first)) + interval '24 hours'
+                    else (select m.close_at from market_session m
+                           where m.calendar = a.calendar and m.close_at >= coalesce(o.logical_time + interval '1 microsecond', a.first)
+                           order by m.close_at limit 1) end as close_at offset 0) d
+      left join lateral (
+        select b.logical_time, b.logical_time > d.close_at as is_past from price_bar b
+         where b.feed = a.feed and b.logical_time >= d.close_at and b.logical_time > a.after and b.logical_time <= a.upto
+         order by b.logical_time limit 1) e on true
+      left join lateral (
+        select b.logical_time, b.open, b.high, b.low,
+               case a.calendar when 'ALWAYS' then engine.utc_open(b.logical_time)
+                 else (select m.open_at from market_session m where m.calendar = a.calendar and m.close_at >= b.logical_time
+                        order by m.close_at limit 1) end as open_at
+          from price_bar b
+         where b.feed = a.feed and b.symbol = o.symbol and b.logical_time > greatest(a.after, o.logical_time)
+           and b.logical_time <= coalesce(e.logical_time, a.upto) and (b.logical_time < e.logical_time or e.is_past is not true)
+           and engine.fill_price(o.order_type, o.side, o.limit_price, b.open, b.high, b.low, true) is not null
+           and (a.calendar = 'ALWAYS'
+                or (select m.open_at from market_session m where m.calendar = a.calendar and m.close_at >= b.logical_time
+                     order by m.close_at limit 1) < b.logical_time)
+         order by b.logical_time limit 1) b on true
+     cross join lateral (
+        select coalesce(b.logical_time, e.logical_time) as logical_time,
+               case when b.logical_time is null then case when e.is_past then 0 else 3 end
+                    when o.side = 'SELL' then 1 else 2 end as phase,
+               not exists (select from price_bar p
+                            where p.feed = a.feed and p.symbol = o.symbol and p.logical_time < b.logical_time
+                              and p.logical_time > greatest(b.open_at, coalesce(o.logical_time, a.first - interval '1 microsecond'))) as is_fresh) f
+     where f.logical_time is not null
+     order by f.logical_time, f.phase, o.order_id;
+  return v_cursor;
 end $$;
 
--- writes: paper_order
-create function engine.expire_day_orders(c engine.context, p_closed_by timestamptz, p_time timestamptz) returns engine.context
+-- Look ahead at what open orders will meet after the last tick, or after a later time that a step has closed, up to
+-- p_to; on a run's first tick at p_to only. Leaves the first match in the context, and the cursor behind it. Most ticks
+-- meet nothing: a short question finds that out before the long one is asked.
+create function engine.watch_orders(c engine.context, p_to timestamptz) returns engine.context
 language plpgsql as $$
+declare
+  v_after timestamptz;
 begin
-  update paper_order o set status = 'EXPIRED', closed_time = p_time
-   where o.user_id = c.user_id and o.run_id = c.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
-     and o.time_in_force = 'DAY' and engine.day_close(c, o.logical_time) <= p_closed_by;
-  c.has_written := c.has_written or found;
+  if not c.has_open_orders then
+    return c;
+  end if;
+  v_after := coalesce(greatest(c.last_logical_time, c.closed_through), p_to - interval '1 microsecond');
+  if exists (
+    select from (select c.user_id as user_id, c.run_id as run_id, c.feed as feed, v_after as after, p_to as upto offset 0) a
+      join paper_order o on o.user_id = a.user_id and o.run_id = a.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
+     where o.time_in_force = 'DAY'
+        or exists (select from price_bar b
+                    where b.feed = a.feed and b.symbol = o.symbol and b.logical_time > greatest(a.after, o.logical_time)
+                      and b.logical_time <= a.upto
+                      and engine.fill_price(o.order_type, o.side, o.limit_price, b.open, b.high, b.low, true) is not null))
+  then
+    c.matches := engine.open_matches(c, v_after, p_to);
+    c := engine.next_match(c);
+  end if;
   return c;
 end $$;
 
--- Fill what is left of the order at p_price, or reject it when cash, position or a limit no longer allows it.
--- writes: paper_order, paper_trade, cash_ledger, paper_position
-create function engine.fill_order(c engine.context, p_order paper_order, p_time timestamptz, p_price numeric) returns engine.context
+create function engine.next_match(c engine.context) returns engine.context
 language plpgsql as $$
 declare
-  v_quantity numeric := p_order.quantity - p_order.filled_quantity;
-  v_reason text := engine.reject_reason(c, p_order.symbol, p_order.side, v_quantity, p_price,
-                                        engine.reserved_cash(c, p_order.order_id), 0);
+  v_cursor refcursor := c.matches;
+  m engine.match;
 begin
-  c.has_written := true;
-  if v_reason is not null then
-    -- what has been filled stays filled, so only an untouched order can still be rejected
-    update paper_order o
-       set status = case when o.filled_quantity = 0 then 'REJECTED' else 'CANCELED' end,
-           reject_reason = case when o.filled_quantity = 0 then v_reason end, closed_time = p_time
-     where o.user_id = c.user_id and o.run_id = c.run_id and o.order_id = p_order.order_id;
-    return c;
+  fetch v_cursor into m;
+  c.match := m;
+  if not found then
+    close v_cursor;
+    c.match := null;
   end if;
-  c := engine.book_trade(c, p_order.order_id, p_time, p_order.symbol, p_order.side, v_quantity, p_price, 0);
-  c.made := c.made + 1;
-  update paper_order o
-     set status = 'FILLED', filled_quantity = o.quantity, closed_time = p_time,
-         avg_fill_price = round((o.filled_quantity * coalesce(o.avg_fill_price, 0) + v_quantity * p_price) / o.quantity, 8)
-   where o.user_id = c.user_id and o.run_id = c.run_id and o.order_id = p_order.order_id;
   return c;
 end $$;
 
--- One bar time: expire DAY orders of earlier sessions, match sells before buys, expire DAY orders at the close.
--- writes: paper_order, paper_trade, cash_ledger, paper_position
-create function engine.match_bar(c engine.context, p_time timestamptz) returns engine.context
+-- The order of c.match ends: it expires, fills what is left of it, or is rejected when cash, position or a limit no
+-- longer allows it. What has been filled stays filled, so only an untouched order can still be rejected.
+create function engine.end_order(c engine.context) returns engine.context
 language plpgsql as $$
 declare
-  s engine.market_session := engine.session_at(c.calendar, p_time);
-  v record;
-  v_price numeric;
+  o paper_order := (c.match).paper_order;
+  e engine.entry;
 begin
-  c := engine.expire_day_orders(c, p_time - interval '1 microsecond', p_time);
-  if s.open_at is null then
-    return c;
+  c := engine.with_limits(c);
+  c.reserved := c.reserved - engine.reservation(o, c.scale);
+  e.logical_time := (c.match).logical_time;
+  e.order_id := o.order_id;
+  e.is_new := false;
+  e.symbol := o.symbol;
+  e.side := o.side;
+  e.quantity := o.quantity - o.filled_quantity;
+  e.price := (c.match).price;
+  if e.price is null then
+    e.status := 'EXPIRED';
+    return engine.note(c, e);
   end if;
-  for v in
-    select o as paper_order, b as price_bar
-      from paper_order o
-      join price_bar b on b.feed = c.feed and b.symbol = o.symbol and b.logical_time = p_time
-     where o.user_id = c.user_id and o.run_id = c.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
-       and (o.logical_time is null or o.logical_time < p_time)
-     order by o.side = 'BUY', o.order_id
-  loop
-    v_price := engine.fill_price(v.paper_order, v.price_bar, engine.is_fresh(c, v.paper_order, v.price_bar, s.open_at));
-    if v_price is not null then
-      c := engine.fill_order(c, v.paper_order, p_time, v_price);
-    end if;
-  end loop;
-  return engine.expire_day_orders(c, p_time, p_time);
+
+  e.reject_reason := engine.reject_reason(c, e.symbol, e.side, e.quantity, e.price, c.reserved, 0);
+  if e.reject_reason is null then
+    e.status := 'FILLED';
+    c.made := c.made + 1;
+    return engine.book_trade(c, e);
+  elsif o.filled_quantity = 0 then
+    e.status := 'REJECTED';
+  else
+    e.status := 'CANCELED';
+    e.reject_reason := null;
+  end if;
+  return engine.note(c, e);
 end $$;
 
--- Every bar time after the last tick, or after a later time that a step has closed, up to p_to; on a run's first tick
--- only p_to itself.
--- writes: paper_order, paper_trade, cash_ledger, paper_position
+-- Every match up to p_to, in order.
 create function engine.match_through(c engine.context, p_to timestamptz) returns engine.context
 language plpgsql as $$
-declare
-  v_time timestamptz := coalesce(greatest(c.last_logical_time, c.closed_through), p_to - interval '1 microsecond');
 begin
-  loop
-    v_time := engine.next_match_time(c, v_time, p_to);
-    exit when v_time is null;
-    c := engine.match_bar(c, v_time);
+  while (c.match).logical_time <= p_to loop
+    c := engine.next_match(engine.end_order(c));
   end loop;
   return c;
 end $$;

@@ -2,35 +2,50 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
--- An order that fills at once, at the close the tick stands on. The caller has asked reject_reason: p_reason null
--- fills, anything else stores the order as rejected.
--- writes: paper_order, paper_trade, cash_ledger, paper_position
+-- An order that fills at once, at the close the tick stands on. The caller has asked reject_reason: null fills,
+-- anything else stores the order as rejected.
 create function engine.order_at_close(
-  c engine.context, p_time timestamptz, p_symbol text, p_side text, p_quantity numeric, p_price numeric, p_source text, p_reason text
+  c engine.context, p_time timestamptz, p_symbol text, p_side text, p_quantity numeric, p_price numeric, p_source text,
+  p_reason text, p_event engine.entry default null
 ) returns engine.context
 language plpgsql as $$
+declare
+  e engine.entry := p_event;
 begin
   c.last_order_id := engine.next_order_id(c);
-  insert into paper_order (user_id, run_id, order_id, logical_time, symbol, side, order_type, quantity, time_in_force,
-                           status, filled_quantity, avg_fill_price, reject_reason, source, closed_time)
-  values (c.user_id, c.run_id, c.last_order_id, p_time, p_symbol, p_side, 'MARKET', p_quantity, 'DAY',
-          case when p_reason is null then 'FILLED' else 'REJECTED' end, case when p_reason is null then p_quantity else 0 end,
-          case when p_reason is null then p_price end, p_reason, p_source, p_time);
+  e.logical_time := p_time;
+  e.order_id := c.last_order_id;
+  e.is_new := true;
+  e.symbol := p_symbol;
+  e.side := p_side;
+  e.quantity := p_quantity;
+  e.price := p_price;
+  e.source := p_source;
+  e.reject_reason := p_reason;
   if p_reason is null then
-    c := engine.book_trade(c, c.last_order_id, p_time, p_symbol, p_side, p_quantity, p_price, 0);
+    e.status := 'FILLED';
+    return engine.book_trade(c, e);
   end if;
-  return c;
+  e.status := 'REJECTED';
+  return engine.note(c, e);
 end $$;
 
--- False when a slot of that key has already ended: then nothing else of it may happen.
--- writes: event_ledger
-create function engine.log_event(c engine.context, p_time timestamptz, p_type text, p_key text, p_payload jsonb) returns boolean
-language plpgsql as $$
+-- Has the slot of that key ended already, by a row that was inserted by hand? Then nothing else of it may happen.
+create function engine.is_sip_slot_ended(c engine.context, p_key text) returns boolean
+language plpgsql stable as $$
 begin
-  insert into event_ledger (user_id, run_id, logical_time, event_type, event_key, payload)
-  values (c.user_id, c.run_id, p_time, p_type, p_key, jsonb_strip_nulls(p_payload))
-  on conflict do nothing;
-  return found;
+  return exists (select from event_ledger v
+                  where v.user_id = c.user_id and v.run_id = c.run_id and v.event_key = p_key
+                    and v.event_type in ('SIP_EXECUTED', 'SIP_SKIPPED_FUNDS', 'SIP_SKIPPED_HOLIDAY', 'SIP_SKIPPED_PAUSED',
+                                         'SIP_SKIPPED_BELOW_UNIT', 'SIP_MISSED'));
+end $$;
+
+create function engine.is_rebalance_slot_ended(c engine.context, p_key text) returns boolean
+language plpgsql stable as $$
+begin
+  return exists (select from event_ledger v
+                  where v.user_id = c.user_id and v.run_id = c.run_id and v.event_key = p_key
+                    and v.event_type in ('REBALANCED', 'REBALANCE_MISSED'));
 end $$;
 
 -- What slot p_slot invests: the amount, stepped up once every step_up_every slots, to 1e12 at most: nobody has the cash
@@ -58,49 +73,52 @@ return case
 end;
 
 -- End one due slot of a plan: an event, and a filled order when it executes. c.residual is the plan's, carried along.
--- writes: event_ledger, paper_order, paper_trade, cash_ledger, paper_position
 create function engine.end_sip_slot(
   c engine.context, p_plan sip_plan, p_slot int, p_is_current boolean, p_time timestamptz, p_price numeric
 ) returns engine.context
 language plpgsql as $$
 declare
   v_nominal date := engine.slot_date(c.calendar, p_plan.start_date, p_plan.frequency, p_slot);
-  v_type text := engine.sip_skip(c.calendar, p_plan, v_nominal, p_is_current, p_time);
   v_amount numeric := engine.sip_amount(p_plan, p_slot, c.scale);
   v_money numeric := v_amount + c.residual;
   v_quantity numeric;
   v_reason text;
+  e engine.entry;
 begin
-  if v_type is null then
+  e.logical_time := p_time;
+  e.event_key := p_plan.sip_id || ':' || p_slot;
+  e.event_type := engine.sip_skip(c.calendar, p_plan, v_nominal, p_is_current, p_time);
+  if e.event_type is null then
     select engine.units_for(v_money, p_price, case when p_plan.whole_units then engine.whole_step(i.quantity_step) else i.quantity_step end)
       into strict v_quantity from instrument i where i.symbol = p_plan.symbol;
     v_reason := case
       when v_quantity >= 1e12 then 'QUANTITY_TOO_LARGE'
-      when v_quantity > 0 then engine.reject_reason(c, p_plan.symbol, 'BUY', v_quantity, p_price, engine.reserved_cash(c), 0)
+      when v_quantity > 0 then engine.reject_reason(c, p_plan.symbol, 'BUY', v_quantity, p_price, c.reserved, 0)
     end;
-    v_type := case
+    e.event_type := case
       when v_quantity = 0 then 'SIP_SKIPPED_BELOW_UNIT'
       when v_reason = 'CASH_INSUFFICIENT' then 'SIP_SKIPPED_FUNDS'
       when v_reason is not null then 'SIP_MISSED'
       else 'SIP_EXECUTED'
     end;
-    if p_plan.whole_units and v_type in ('SIP_EXECUTED', 'SIP_SKIPPED_BELOW_UNIT') then
+    if p_plan.whole_units and e.event_type in ('SIP_EXECUTED', 'SIP_SKIPPED_BELOW_UNIT') then
       c.residual := v_money - round(v_quantity * p_price, c.scale);
     end if;
   end if;
 
-  if engine.log_event(c, p_time, v_type, p_plan.sip_id || ':' || p_slot, jsonb_build_object(
-       'date', v_nominal, 'amount', trim_scale(v_amount), 'reason', v_reason,
-       'order_id', case when v_type = 'SIP_EXECUTED' then engine.next_order_id(c) end))
-     and v_type = 'SIP_EXECUTED' then
-    c := engine.order_at_close(c, p_time, p_plan.symbol, 'BUY', v_quantity, p_price, 'SIP', null);
-    c.made := c.made + 1;
+  if engine.is_sip_slot_ended(c, e.event_key) then
+    return c;
   end if;
-  return c;
+  e.payload := jsonb_strip_nulls(jsonb_build_object('date', v_nominal, 'amount', trim_scale(v_amount), 'reason', v_reason,
+    'order_id', case when e.event_type = 'SIP_EXECUTED' then engine.next_order_id(c) end));
+  if e.event_type <> 'SIP_EXECUTED' then
+    return engine.note(c, e);
+  end if;
+  c.made := c.made + 1;
+  return engine.order_at_close(c, p_time, p_plan.symbol, 'BUY', v_quantity, p_price, 'SIP', null, e);
 end $$;
 
 -- All due slots of all plans, by (sip_id, slot), at an open time. A symbol without a price keeps its slots due.
--- writes: sip_plan, event_ledger, paper_order, paper_trade, cash_ledger, paper_position
 create function engine.run_sips(c engine.context, p_time timestamptz) returns engine.context
 language plpgsql as $$
 declare
@@ -109,22 +127,26 @@ declare
   v_end int;
   v_price numeric;
 begin
-  for v_plan in
-    select * from sip_plan p where p.user_id = c.user_id and p.run_id = c.run_id order by p.sip_id
-  loop
+  for i in 1 .. coalesce(cardinality(c.sips), 0) loop
+    v_plan := c.sips[i];
+    -- what first_slot_not_due would find, sooner
+    continue when v_plan.roll <> 'PREVIOUS' and engine.dated_slot(v_plan.start_date, v_plan.frequency, v_plan.next_slot) > v_date;
     v_end := engine.first_slot_not_due(c.calendar, v_plan.start_date, v_plan.frequency, v_plan.roll, v_plan.next_slot,
                                        v_plan.instalments, v_plan.end_date, v_date);
     continue when v_end = v_plan.next_slot;
     v_price := engine.last_close(c.feed, v_plan.symbol, p_time);
     continue when v_price is null;
 
+    c := engine.with_limits(c);
     c.residual := v_plan.residual;
     for v_slot in v_plan.next_slot .. v_end - 1 loop
       c := engine.end_sip_slot(c, v_plan, v_slot, v_slot = v_end - 1, p_time, v_price);
     end loop;
+    v_plan.next_slot := v_end;
+    v_plan.residual := c.residual;
+    c.sips[i] := v_plan;
+    c.has_moved_plans := true;
     c.has_written := true;
-    update sip_plan p set next_slot = v_end, residual = c.residual
-     where p.user_id = c.user_id and p.run_id = c.run_id and p.sip_id = v_plan.sip_id;
   end loop;
   return c;
 end $$;

@@ -5,12 +5,10 @@ set local plpgsql.extra_errors = 'shadowed_variables';
 -- Sell down, then buy up, to target = floor(weight × equity / close) to the step; a held symbol without weight goes to
 -- 0, a symbol without a price is left out. A buy is cut to the cash that is left: rounding each trade to the minor
 -- unit must not reject a whole leg for a cent.
--- writes: paper_order, paper_trade, cash_ledger, paper_position
 create function engine.trade_to_targets(c engine.context, p_plan rebalance_plan, p_time timestamptz, p_equity numeric) returns engine.context
 language plpgsql as $$
 declare
   v record;
-  v_reserved numeric := engine.reserved_cash(c);
   v_quantity numeric;
 begin
   for v in
@@ -18,8 +16,7 @@ begin
       from (select i.symbol, i.quantity_step, b.close,
                    engine.units_for(coalesce(w.weight, 0) * p_equity, b.close, i.quantity_step) - coalesce(p.quantity, 0) as delta,
                    abs(coalesce(p.quantity, 0) * b.close - coalesce(w.weight, 0) * p_equity) as drift
-              from (select p.symbol, p.quantity from paper_position p
-                     where p.user_id = c.user_id and p.run_id = c.run_id and p.quantity <> 0) p
+              from (select p.symbol, p.quantity from unnest(c.symbols, c.quantities) p (symbol, quantity) where p.quantity <> 0) p
               full join (select w.symbol, w.weight from target_weight w
                           where w.user_id = c.user_id and w.run_id = c.run_id and w.plan_id = p_plan.plan_id) w
                 on w.symbol = p.symbol
@@ -32,17 +29,16 @@ begin
   loop
     v_quantity := least(abs(v.delta), engine.floor_to(999999999999, v.quantity_step));
     if v.side = 'BUY' then
-      v_quantity := least(v_quantity, coalesce(nullif(engine.units_for(greatest(c.cash - v_reserved, 0), v.close, v.quantity_step), 0), v_quantity));
+      v_quantity := least(v_quantity, coalesce(nullif(engine.units_for(greatest(c.cash - c.reserved, 0), v.close, v.quantity_step), 0), v_quantity));
     end if;
     c := engine.order_at_close(c, p_time, v.symbol, v.side, v_quantity, v.close, 'REBALANCE',
-           engine.reject_reason(c, v.symbol, v.side, v_quantity, v.close, v_reserved, 0));
+           engine.reject_reason(c, v.symbol, v.side, v_quantity, v.close, c.reserved, 0));
   end loop;
   return c;
 end $$;
 
 -- All due slots of all plans, by (plan_id, slot), at an open time. The last due slot trades, earlier ones were missed.
 -- While none of its symbols has a price a plan waits.
--- writes: rebalance_plan, event_ledger, paper_order, paper_trade, cash_ledger, paper_position
 create function engine.run_rebalances(c engine.context, p_time timestamptz) returns engine.context
 language plpgsql as $$
 declare
@@ -50,10 +46,11 @@ declare
   v_date date := (p_time at time zone c.time_zone)::date;
   v_end int;
   v_equity numeric;
+  e engine.entry;
 begin
-  for v_plan in
-    select * from rebalance_plan p where p.user_id = c.user_id and p.run_id = c.run_id order by p.plan_id
-  loop
+  e.logical_time := p_time;
+  for i in 1 .. coalesce(cardinality(c.rebalances), 0) loop
+    v_plan := c.rebalances[i];
     v_end := engine.first_slot_not_due(c.calendar, v_plan.start_date, v_plan.frequency, 'NEXT', v_plan.next_slot,
                                        null, null, v_date);
     continue when v_end = v_plan.next_slot;
@@ -62,19 +59,26 @@ begin
        where w.user_id = c.user_id and w.run_id = c.run_id and w.plan_id = v_plan.plan_id
          and exists (select from price_bar b where b.feed = c.feed and b.symbol = w.symbol and b.logical_time <= p_time));
 
-    for v_slot in v_plan.next_slot .. v_end - 2 loop
-      perform engine.log_event(c, p_time, 'REBALANCE_MISSED', v_plan.plan_id || ':' || v_slot, '{}');
-    end loop;
-    select c.cash + m.market_value into v_equity
-      from engine.marks(array[c.user_id], array[c.run_id], c.feed, array[p_time]) m;
-    if engine.log_event(c, p_time, 'REBALANCED', v_plan.plan_id || ':' || v_end - 1,
-         jsonb_build_object('equity', trim_scale(v_equity))) then
-      c := engine.trade_to_targets(c, v_plan, p_time, v_equity);
+    c := engine.with_limits(c);
+    for v_slot in v_plan.next_slot .. v_end - 1 loop
+      e.event_key := v_plan.plan_id || ':' || v_slot;
+      continue when engine.is_rebalance_slot_ended(c, e.event_key);
+      if v_slot < v_end - 1 then
+        e.event_type := 'REBALANCE_MISSED';
+        e.payload := '{}';
+        c := engine.note(c, e);
+        continue;
+      end if;
+      v_equity := c.cash + engine.market_value(c, p_time);
+      e.event_type := 'REBALANCED';
+      e.payload := jsonb_build_object('equity', trim_scale(v_equity));
+      c := engine.trade_to_targets(engine.note(c, e), v_plan, p_time, v_equity);
       c.made := c.made + 1;
-    end if;
+    end loop;
+    v_plan.next_slot := v_end;
+    c.rebalances[i] := v_plan;
+    c.has_moved_plans := true;
     c.has_written := true;
-    update rebalance_plan p set next_slot = v_end
-     where p.user_id = c.user_id and p.run_id = c.run_id and p.plan_id = v_plan.plan_id;
   end loop;
   return c;
 end $$;

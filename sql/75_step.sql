@@ -7,24 +7,42 @@ set local plpgsql.extra_errors = 'shadowed_variables';
 create function engine.require_now(c engine.context, p_time timestamptz) returns void
 language plpgsql as $$
 begin
-  perform engine.require_running(c);
+  if c.status <> 'RUNNING' then
+    perform engine.require_running(c);
+  end if;
   if p_time < greatest(c.last_logical_time, c.step_logical_time) then
     perform engine.refuse('TE003', format('logical_time=%s last_logical_time=%s', engine.iso(p_time),
                                           engine.iso(greatest(c.last_logical_time, c.step_logical_time))));
   end if;
 end $$;
 
--- Turn the context to a time: up to where is the run closed, and is this its first time?
+-- The calendar must know the time.
+create function engine.require_session(c engine.context, p_time timestamptz) returns void
+language plpgsql as $$
+begin
+  if c.is_open is null then
+    perform engine.refuse('TE203', format('calendar=%s time=%s', c.calendar, engine.iso(p_time)));
+  end if;
+end $$;
+
+-- Turn the context to a time: up to where is the run closed, is the market open, is this the run's first time?
 create function engine.turn_to(c engine.context, p_time timestamptz) returns engine.context
 language plpgsql stable as $$
+declare
+  v_session_open timestamptz;
 begin
-  c.closed_through := greatest(
-    (select max(m.logical_time) from mtm_ledger m
-      where m.user_id = c.user_id and m.run_id = c.run_id and m.logical_time <= p_time),
-    (select max(e.logical_time) from paper_equity_curve e
-      where e.user_id = c.user_id and e.run_id = c.run_id and e.logical_time <= p_time));
-  c.is_closed := coalesce(c.closed_through = p_time, false);
-  c.first_logical_time := coalesce(c.first_logical_time, p_time);
+  select greatest(
+           (select m.logical_time from mtm_ledger m
+             where m.user_id = a.user_id and m.run_id = a.run_id and m.logical_time <= a.at order by m.logical_time desc limit 1),
+           (select e.logical_time from paper_equity_curve e
+             where e.user_id = a.user_id and e.run_id = a.run_id and e.logical_time <= a.at order by e.logical_time desc limit 1)),
+         case a.calendar when 'ALWAYS' then engine.utc_open(a.at)
+           else (select m.open_at from market_session m where m.calendar = a.calendar and m.close_at >= a.at order by m.close_at limit 1) end,
+         coalesce(c.first_logical_time, p_time)
+    into c.closed_through, v_session_open, c.first_logical_time
+    from (select c.user_id as user_id, c.run_id as run_id, c.calendar as calendar, p_time as at offset 0) a;
+  c.is_closed := c.closed_through is not distinct from p_time;
+  c.is_open := v_session_open < p_time;            -- null: the calendar does not know
   return c;
 end $$;
 
@@ -37,20 +55,21 @@ begin
   perform engine.require_time(p_time);
   c := engine.turn_to(engine.open_run(p_user_id, p_run_id), p_time);
   if not c.is_closed then
-    perform engine.require_now(c, p_time), engine.next_close(c.calendar, p_time);
+    perform engine.require_now(c, p_time), engine.require_session(c, p_time);
+    c := engine.leave_session(c, p_time);
   end if;
   return c;
 end $$;
 
 -- Remember the time at which a step wrote something: the run is there now, though its last tick is not. A step that
 -- found nothing to do leaves no trace.
--- writes: engine_state
+-- writes: every per-run table but the marks
 create function engine.end_step(c engine.context, p_time timestamptz) returns void
 language plpgsql as $$
 begin
   if c.has_written then
     c.step_logical_time := p_time;
-    perform engine.save_state(c);
+    perform engine.post(c);
   end if;
 end $$;
 
@@ -60,7 +79,7 @@ declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
 begin
   if not c.is_closed then
-    c := engine.match_through(c, p_logical_time);
+    c := engine.match_through(engine.watch_orders(c, p_logical_time), p_logical_time);
     perform engine.end_step(c, p_logical_time);
   end if;
   return c.made;
@@ -73,7 +92,7 @@ language plpgsql as $$
 declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
 begin
-  if not c.is_closed and coalesce(p_market_open, engine.is_market_open(c.calendar, p_logical_time)) then
+  if not c.is_closed and coalesce(p_market_open, c.is_open) then
     c := engine.run_sips(c, p_logical_time);
     perform engine.end_step(c, p_logical_time);
   end if;
@@ -87,7 +106,7 @@ language plpgsql as $$
 declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
 begin
-  if not c.is_closed and coalesce(p_market_open, engine.is_market_open(c.calendar, p_logical_time)) then
+  if not c.is_closed and coalesce(p_market_open, c.is_open) then
     c := engine.run_rebalances(c, p_logical_time);
     perform engine.end_step(c, p_logical_time);
   end if;

@@ -74,27 +74,26 @@ begin
 end $$;
 
 -- The worst fall of equity from an earlier high, as a negative share; 0 when it never fell.
-create function engine.max_drawdown(p_user_id bigint, p_run_id bigint) returns numeric
-language sql stable
+create function engine.max_drawdown(p_equities numeric[]) returns numeric
+language sql immutable
 begin atomic
   select round(min(d.equity / d.high - 1), 8)
-    from (select e.equity, max(e.equity) over (order by e.logical_time) as high
-            from paper_equity_curve e where e.user_id = p_user_id and e.run_id = p_run_id) d
+    from (select u.equity, max(u.equity) over (order by u.n) as high from unnest(p_equities) with ordinality u (equity, n)) d
    where d.high > 0;
 end;
 
 -- Time-weighted return: equity growth between external flows, chained. An entry that no trade made is a flow; the
 -- opening counts at the first mark.
-create function engine.time_weighted_return(p_user_id bigint, p_run_id bigint) returns numeric
+create function engine.time_weighted_return(p_user_id bigint, p_run_id bigint, p_times timestamptz[], p_equities numeric[]) returns numeric
 language sql stable
 begin atomic
   with flow as materialized (
     select coalesce(l.logical_time, '-infinity') as logical_time, l.amount
       from cash_ledger l where l.user_id = p_user_id and l.run_id = p_run_id and l.trade_id is null
   ), mark as (
-    select e.logical_time, e.equity, lag(e.equity) over w as previous, lag(e.logical_time) over w as previous_time
-      from paper_equity_curve e where e.user_id = p_user_id and e.run_id = p_run_id
-    window w as (order by e.logical_time)
+    select u.logical_time, u.equity, lag(u.equity) over w as previous, lag(u.logical_time) over w as previous_time
+      from unnest(p_times, p_equities) u (logical_time, equity)
+    window w as (order by u.logical_time)
   )
   select case when min(g.growth) = 0 and count(*) = count(g.growth) then -1
               when min(g.growth) > 0 and count(*) = count(g.growth) then round(exp(sum(ln(case when g.growth > 0 then g.growth end) order by g.logical_time)) - 1, 8) end
@@ -123,18 +122,22 @@ end $$;
 create function engine.performance(p_user_id bigint, p_run_id bigint) returns table (metric text, value numeric)
 language plpgsql stable as $$
 declare
+  v_times timestamptz[];
+  v_equities numeric[];
   v_from timestamptz;
   v_to timestamptz;
   v_first numeric;
   v_equity numeric;
   v_market_value numeric;
   v_cash numeric;
+  v_twr numeric;
 begin
-  perform engine.require_run(p_user_id, p_run_id);
-  select min(e.logical_time), max(e.logical_time) into v_from, v_to
-    from paper_equity_curve e where e.user_id = p_user_id and e.run_id = p_run_id;
-  select e.equity, e.market_value, e.cash into v_equity, v_market_value, v_cash
-    from paper_equity_curve e where e.user_id = p_user_id and e.run_id = p_run_id and e.logical_time = v_to;
+  select array_agg(e.logical_time order by e.logical_time), array_agg(e.equity order by e.logical_time),
+         min(e.logical_time), max(e.logical_time), (array_agg(e.equity order by e.logical_time desc))[1],
+         (array_agg(e.market_value order by e.logical_time desc))[1], (array_agg(e.cash order by e.logical_time desc))[1]
+    into v_times, v_equities, v_from, v_to, v_equity, v_market_value, v_cash
+    from engine.equity_between(p_user_id, p_run_id, null, null) e;
+  v_twr := engine.time_weighted_return(p_user_id, p_run_id, v_times, v_equities);
   select sum(l.amount) into v_first
     from cash_ledger l where l.user_id = p_user_id and l.run_id = p_run_id and l.trade_id is null;
 
@@ -162,8 +165,8 @@ begin
     ('trades', t.trades::numeric),
     ('xirr', (select engine.xirr(array_agg(f.t) || v_to, array_agg(-f.amount) || v_equity) from flow f where f.is_external)),
     ('xirr_invested', (select engine.xirr(array_agg(f.t) || v_to, array_agg(f.amount) || v_market_value) from flow f where not f.is_external)),
-    ('twr', engine.time_weighted_return(p_user_id, p_run_id)),
-    ('cagr', (select engine.annual_rate(engine.time_weighted_return(p_user_id, p_run_id), v_to - v_from))),
-    ('max_drawdown', engine.max_drawdown(p_user_id, p_run_id))
+    ('twr', v_twr),
+    ('cagr', engine.annual_rate(v_twr, v_to - v_from)),
+    ('max_drawdown', engine.max_drawdown(v_equities))
   ) m (metric, value);
 end $$;

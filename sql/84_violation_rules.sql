@@ -4,7 +4,7 @@ set local search_path = public, pg_temp;
 
 -- Accounting rules speak of these runs.
 create view engine.accounted_run as
-  select r.user_id, r.run_id, r.initial_cash, r.status, engine.minor_unit(r.currency) as scale,
+  select r.user_id, r.run_id, r.initial_cash, r.status, r.mark_policy, engine.minor_unit(r.currency) as scale,
          s.cash, s.first_logical_time, s.last_logical_time, greatest(s.last_logical_time, s.step_logical_time) as reached
     from strategy_run r
     join engine_state s on s.user_id = r.user_id and s.run_id = r.run_id

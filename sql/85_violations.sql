@@ -61,9 +61,10 @@ create view engine.violation_mark as
   union all
   select r.user_id, r.run_id, 'last_tick_is_not_whole', 'last_logical_time=' || r.last_logical_time
     from engine.accounted_run r
+    left join mtm_ledger m on m.user_id = r.user_id and m.run_id = r.run_id and m.logical_time = r.last_logical_time
+    left join paper_equity_curve e on e.user_id = r.user_id and e.run_id = r.run_id and e.logical_time = r.last_logical_time
    where r.last_logical_time is not null
-     and not (exists (select from mtm_ledger m where m.user_id = r.user_id and m.run_id = r.run_id and m.logical_time = r.last_logical_time)
-          and exists (select from paper_equity_curve e where e.user_id = r.user_id and e.run_id = r.run_id and e.logical_time = r.last_logical_time));
+     and ((m.run_id is null) <> (e.run_id is null) or m.run_id is null and r.mark_policy = 'EVERY_TICK');
 
 -- Slots 0 .. next_slot - 1 have ended, once each, and an executed one names its filled order.
 create view engine.violation_slot as

@@ -3,40 +3,52 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
--- One tick of a run that is locked and read. Ends with its state saved and its time marked.
--- writes: every per-run table
-create function engine.tick_run(c engine.context, p_time timestamptz) returns engine.context
+-- What happens to a run at one time, decided in memory. The times before it are quiet, or have happened.
+create function engine.run_events(c engine.context, p_time timestamptz, p_is_open boolean) returns engine.context
 language plpgsql as $$
-declare
-  v_session engine.market_session;
 begin
-  c := engine.turn_to(c, p_time);
-  perform engine.require_now(c, p_time);                        -- TE001, TE003
-  v_session := engine.session_at(c.calendar, p_time);           -- TE203
-
-  if not c.is_closed then
-    c := engine.match_through(c, p_time);                       -- orders, bar by bar since the last tick
-    if v_session.open_at is not null then
-      c := engine.run_sips(c, p_time);                          -- due slots, at this close
-      c := engine.run_rebalances(c, p_time);
-    end if;
-  end if;
-
-  c.last_logical_time := p_time;
-  perform engine.save_state(c);                                 -- cash and time
-  if c.is_closed then
-    perform engine.mark_mtm(c, p_time), engine.mark_equity(c, p_time);
-  else
-    perform engine.mark(array[c.user_id], array[c.run_id], c.feed, array[p_time]);
+  c := engine.match_through(c, p_time);            -- orders, bar by bar since the last tick
+  if p_is_open then
+    c := engine.run_sips(c, p_time);               -- due slots, at this close
+    c := engine.run_rebalances(c, p_time);
   end if;
   return c;
 end $$;
 
--- Ticked already: at the last tick by definition, before it when both marks are there.
+-- A tick up to where it writes: all that the run owes for p_time stands in the context.
+create function engine.decide(c engine.context, p_time timestamptz) returns engine.context
+language plpgsql as $$
+begin
+  c := engine.turn_to(c, p_time);
+  perform engine.require_now(c, p_time);           -- TE001, TE003
+  perform engine.require_session(c, p_time);       -- TE203
+  if not c.is_closed then                          -- by a step; then only marks are missing
+    c := engine.watch_orders(engine.leave_session(c, p_time), p_time);
+    c := engine.run_events(c, p_time, c.is_open);
+  end if;
+  c.last_logical_time := p_time;
+  return c;
+end $$;
+
+-- One tick of a run that is locked and read.
+-- writes: every per-run table
+create function engine.tick_run(c engine.context, p_time timestamptz) returns engine.context
+language plpgsql as $$
+begin
+  c := engine.post(engine.decide(c, p_time));      -- orders, trades, cash, positions, events, plans, state
+  perform engine.mark_now(c, p_time);              -- mark-to-market and equity
+  return c;
+end $$;
+
+-- Ticked already: at the last tick by definition, before it when both marks are there. A run that does not store every
+-- mark cannot tell, and nothing could happen any more: it counts all times since its first tick as ticked.
 create function engine.is_complete(c engine.context, p_time timestamptz) returns boolean
 language plpgsql stable as $$
 begin
   if p_time < c.last_logical_time then
+    if c.mark_policy <> 'EVERY_TICK' then
+      return p_time >= c.first_logical_time;
+    end if;
     return exists (select from mtm_ledger m where m.user_id = c.user_id and m.run_id = c.run_id and m.logical_time = p_time)
        and exists (select from paper_equity_curve e where e.user_id = c.user_id and e.run_id = c.run_id and e.logical_time = p_time);
   end if;

@@ -1,63 +1,128 @@
--- replay: the ticks of one run at every feed time of a range. Scalar at the times where something may happen to the
--- run, one marking statement over each quiet span in between.
+-- replay: the ticks of one run at every feed time of a range. Everything a tick does at the times where something may
+-- happen to the run, only marks at the quiet times in between; all of it in memory, written many times at once.
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
--- The first feed time in [p_from, p_to] that needs a whole tick: an order may fill or expire, a slot is due, or a
--- single step has closed it. Null = none. A superset is enough: a tick with nothing to do only marks.
-create function engine.next_event_time(c engine.context, p_from timestamptz, p_to timestamptz) returns timestamptz
+-- From when on the next slot of each plan may execute: its due date, and a first price of its symbol. Null: never, or
+-- not known yet. Those that lie after p_time stand already, and a plan that was due before has had its first price.
+create function engine.with_due_times(c engine.context, p_time timestamptz default null) returns engine.context
 language plpgsql stable as $$
 declare
-  v_plan record;
-  v_due date;
-  v_found timestamptz;
+  v_sips constant int := cardinality(c.sips);
+  v_sip sip_plan;
+  v_rebalance rebalance_plan;
+  v_first timestamptz;
 begin
-  for v_plan in
-    select p.start_date, p.frequency, p.roll, p.next_slot, p.instalments, p.end_date,
-           (select min(b.logical_time) from price_bar b where b.feed = c.feed and b.symbol = p.symbol) as first_price
-      from sip_plan p where p.user_id = c.user_id and p.run_id = c.run_id
-    union all
-    select p.start_date, p.frequency, 'NEXT', p.next_slot, null, null, p_from
-      from rebalance_plan p where p.user_id = c.user_id and p.run_id = c.run_id
-  loop
-    v_due := engine.next_due_date(c.calendar, v_plan.start_date, v_plan.frequency, v_plan.roll, v_plan.next_slot,
-                                  v_plan.instalments, v_plan.end_date);
-    if v_due is not null and v_plan.first_price is not null then
-      v_found := least(v_found, engine.next_feed_time(c.feed,
-        greatest(p_from, v_plan.first_price, v_due::timestamp at time zone c.time_zone), p_to));
+  for i in 1 .. v_sips loop
+    continue when p_time is not null and (c.due[i] <= p_time) is not true;
+    v_sip := c.sips[i];
+    v_first := c.due[i];
+    if v_first is null then
+      v_first := (select min(b.logical_time) from price_bar b where b.feed = c.feed and b.symbol = v_sip.symbol);
     end if;
+    c.due[i] := engine.next_due_date(c.calendar, v_sip.start_date, v_sip.frequency, v_sip.roll, v_sip.next_slot,
+                                     v_sip.instalments, v_sip.end_date)::timestamp at time zone c.time_zone;
+    -- null stays null: greatest would skip it
+    c.due[i] := case when c.due[i] < v_first then v_first when v_first is not null then c.due[i] end;
   end loop;
-  -- a step may have closed times ahead; only those on the clock matter
-  select least(v_found, min(t.logical_time)) into v_found
-    from (select m.logical_time from mtm_ledger m
-           where m.user_id = c.user_id and m.run_id = c.run_id and m.logical_time between p_from and p_to
-          union all
-          select e.logical_time from paper_equity_curve e
-           where e.user_id = c.user_id and e.run_id = c.run_id and e.logical_time between p_from and p_to) t
-   where exists (select from price_bar b where b.feed = c.feed and b.logical_time = t.logical_time);
-  -- last, because it may read every bar up to what was found so far
-  return least(v_found, engine.next_match_time(c, c.last_logical_time, coalesce(v_found, p_to)));
+  for i in 1 .. cardinality(c.rebalances) loop
+    continue when p_time is not null and (c.due[v_sips + i] <= p_time) is not true;
+    v_rebalance := c.rebalances[i];
+    c.due[v_sips + i] := engine.next_due_date(c.calendar, v_rebalance.start_date, v_rebalance.frequency, 'NEXT',
+                                              v_rebalance.next_slot, null, null)::timestamp at time zone c.time_zone;
+  end loop;
+  return c;
 end $$;
 
--- Every feed time of the range that lies before the last tick must have been ticked, else tick would refuse it: TE003.
+-- The next feed times of the run, p_times, as ticks. Stops at their end, or when events_left is 0.
+-- writes: every per-run table
+create function engine.replay_window(c engine.context, p_times timestamptz[]) returns engine.context
+language plpgsql as $$
+declare
+  v_count constant int := cardinality(p_times);
+  v_marked int := 0;   -- up to here the times are in spans
+  v_at int := 0;       -- the last event
+  v_event timestamptz;
+begin
+  c.due := '{}';
+  c.has_written := false;
+  c := engine.watch_orders(engine.leave_session(engine.with_due_times(c), p_times[1]), p_times[v_count]);
+  loop
+    -- the next event is at the first time that is not earlier than what is due
+    v_event := least((c.match).logical_time, (select min(d) from unnest(c.due) d));
+    v_at := coalesce(greatest(v_at, width_bucket(v_event - interval '1 microsecond', p_times)), v_count) + 1;
+    if v_at > v_marked + 1 then
+      c := engine.add_span(c, p_times[v_marked + 1 : v_at - 1], p_times[v_at]);
+      v_marked := v_at - 1;
+    end if;
+    exit when v_at > v_count;
+
+    c.has_written := false;
+    c := engine.run_events(c, p_times[v_at], engine.is_market_open(c.calendar, p_times[v_at]));
+    c := engine.with_due_times(c, p_times[v_at]);
+    c.last_logical_time := p_times[v_at];
+    if cardinality(c.journal) > 128 or cardinality(c.spans) > 128 then
+      c := engine.post(c);
+    end if;
+    c.events_left := c.events_left - 1;
+    if c.events_left = 0 then
+      return engine.post(engine.add_span(c, p_times[v_at : v_at], null));
+    end if;
+  end loop;
+  c.last_logical_time := p_times[v_count];
+  return engine.post(c);
+end $$;
+
+-- The next feed times at which a run is ticked the quick way: none that its calendar does not know, none that a step
+-- has closed. At most 512, so that memory is bounded and nobody searches far ahead in vain.
+create function engine.quick_times(c engine.context, p_from timestamptz, p_to timestamptz) returns timestamptz[]
+language plpgsql stable as $$
+declare
+  v_times timestamptz[] := engine.feed_times(c.feed, greatest(p_from, c.last_logical_time), p_to, 512,
+                                             coalesce(p_from <= c.last_logical_time, false));
+  v_closed timestamptz;
+begin
+  select min(t.logical_time) into v_closed
+    from (select m.logical_time from mtm_ledger m
+           where m.user_id = c.user_id and m.run_id = c.run_id and m.logical_time > c.last_logical_time
+          union all
+          select e.logical_time from paper_equity_curve e
+           where e.user_id = c.user_id and e.run_id = c.run_id and e.logical_time > c.last_logical_time) t
+   where t.logical_time = any (v_times);
+  return case when v_closed is null then v_times else v_times[1 : array_position(v_times, v_closed) - 1] end;
+end $$;
+
+-- Every feed time of the range that lies before the last tick must have been ticked (engine.is_complete, for all of them
+-- at once), else tick would refuse it: TE003.
 create function engine.require_ticked(c engine.context, p_from timestamptz, p_to timestamptz) returns void
 language plpgsql as $$
 declare
+  v_times timestamptz[];
   v_missed timestamptz;
 begin
-  select min(b.logical_time) into v_missed from price_bar b
-   where c.last_logical_time is not null and b.feed = c.feed
-     and b.logical_time between p_from and least(p_to, c.last_logical_time - interval '1 microsecond')
-     and not engine.is_complete(c, b.logical_time);
+  if c.last_logical_time is null or p_from >= c.last_logical_time then
+    return;
+  end if;
+  v_times := engine.feed_times(c.feed, p_from, least(p_to, c.last_logical_time - interval '1 microsecond'), null);
+  select min(t.logical_time) into v_missed
+    from (select u.logical_time from unnest(v_times) u (logical_time) where c.mark_policy = 'EVERY_TICK'
+          except (select m.logical_time from mtm_ledger m
+                   where m.user_id = c.user_id and m.run_id = c.run_id and m.logical_time between p_from and p_to
+                  intersect
+                  select e.logical_time from paper_equity_curve e
+                   where e.user_id = c.user_id and e.run_id = c.run_id and e.logical_time between p_from and p_to)
+          union all
+          select u.logical_time from unnest(v_times) u (logical_time)
+           where c.mark_policy <> 'EVERY_TICK' and u.logical_time < c.first_logical_time) t;
   if v_missed is not null then
     perform engine.require_now(c, v_missed);
   end if;
 end $$;
 
--- Up to p_events whole ticks with the quiet spans before them, in the caller's transaction. True when the range is
+-- Up to p_events whole ticks with the quiet times before them, in the caller's transaction. True when the range is
 -- done. Times that are complete are skipped; a time before the last tick that never was is TE003, as in tick.
--- p_events null: all of it. p_is_first: the first piece of a call, whose first time is always a whole tick, because it
--- may follow a gap or be the run's first.
+-- p_events null: all of it. p_is_first: the first piece of a call, whose first time is always an ordinary tick, because
+-- it may follow a gap or be the run's first.
 -- writes: every per-run table
 create function engine.replay_events(
   p_user_id bigint, p_run_id bigint, p_from timestamptz, p_to timestamptz, p_events int, p_is_first boolean
@@ -66,33 +131,32 @@ language plpgsql set search_path = public, pg_temp set enable_seqscan = off set 
 declare
   c engine.context;
   v_next timestamptz;
-  v_event timestamptz;
-  v_known_to timestamptz;
+  v_times timestamptz[];
 begin
   perform engine.require_time(p_from), engine.require_time(p_to);
   perform engine.require(coalesce(p_events, 1) > 0, 'argument=commit_every must_be=positive');
   c := engine.open_run(p_user_id, p_run_id);
-  v_known_to := least(p_to, engine.calendar_end(c.calendar));
+  c.events_left := p_events;
   if p_is_first then
     perform engine.require_ticked(c, p_from, p_to);
   end if;
 
-  for v_done in 1 .. coalesce(p_events, 2147483647) loop
+  while c.events_left is null or c.events_left > 0 loop
     v_next := engine.next_feed_time(c.feed, greatest(p_from, c.last_logical_time), p_to, coalesce(p_from <= c.last_logical_time, false));
     if v_next is null then
       return true;
     end if;
     perform engine.require_running(c);
-
-    v_event := v_next;
-    if v_next <= v_known_to and not (p_is_first and v_done = 1) and c.last_logical_time is not null then
-      v_event := engine.next_event_time(c, v_next, v_known_to);
+    v_times := '{}';
+    if not p_is_first then
+      v_times := engine.quick_times(c, p_from, least(p_to, engine.calendar_end(c.calendar)));
     end if;
-    if v_event is distinct from v_next then
-      c := engine.mark_span(c, v_next, coalesce(v_event, v_known_to + interval '1 microsecond'));
-    end if;
-    if v_event is not null then
-      c := engine.tick_run(c, v_event);
+    if v_times = '{}' then
+      c := engine.tick_run(c, v_next);
+      c.events_left := c.events_left - 1;
+      p_is_first := false;
+    else
+      c := engine.replay_window(c, v_times);
     end if;
   end loop;
   return false;

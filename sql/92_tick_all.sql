@@ -1,9 +1,11 @@
--- tick_all: one time of every RUNNING run of a feed. Quiet runs are marked by one statement a batch; a run with
--- something due is ticked by the scalar code, in a subtransaction of its own.
+-- tick_all: one time of every RUNNING run of a feed, in batches. A batch's quiet runs are marked by one statement; runs
+-- with something due are decided by the scalar code; all of it is written together. If that fails, run by run, each in
+-- a subtransaction of its own.
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
--- Which of the locked runs need a whole tick? An open order, a due slot, a time closed by a step, or no state yet. What
+-- Which of the locked runs need a whole tick? An open order, a due slot, a time closed by a step, no state
+-- yet, or marks that depend on more than this time. What
 -- is rarer (a raw mark of this time, a held symbol without a price) shows when the quiet runs are marked, and sends the
 -- batch down the slow way.
 create function engine.runs_with_events(p_user_ids bigint[], p_run_ids bigint[], p_feed text, p_time timestamptz)
@@ -20,11 +22,13 @@ begin
   return query
     select r.user_id, r.run_id
       from unnest(p_user_ids, p_run_ids) r (user_id, run_id)
+      join strategy_run x on x.user_id = r.user_id and x.run_id = r.run_id
       left join engine_state s on s.user_id = r.user_id and s.run_id = r.run_id
       left join lateral (select true as is_open from paper_order o
                           where o.user_id = r.user_id and o.run_id = r.run_id
                             and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED') limit 1) o on true
-     where s.run_id is null or s.step_logical_time >= p_time or o.is_open;
+     where s.run_id is null or s.step_logical_time >= p_time or o.is_open
+        or x.mark_policy = 'SESSION' or x.mark_policy = 'EVENTS' and s.first_logical_time is null;
 
   for v_plan in
     select p.user_id, p.run_id, p.start_date, p.frequency, p.roll, p.next_slot, p.instalments, p.end_date
@@ -44,26 +48,72 @@ begin
   end loop;
 end $$;
 
--- Mark the quiet runs given, or tick the one run given. Null when it went well, else what went wrong, with nothing
--- written. The rows were locked before, outside this block: a caught error releases what was locked inside it. Classes
--- 40, 55P03 and 57014 concern the call, not a run, and are raised; every other class of PostgreSQL and of the engine is
--- named, because a nameless catch has swallowed deadlocks before.
+-- The quiet runs' holdings, to be marked at p_time.
+create function engine.spans_of_runs(p_user_ids bigint[], p_run_ids bigint[], p_time timestamptz) returns engine.span[]
+language sql stable
+begin atomic
+  select array_agg(row(h.user_id, h.run_id, h.scale, array[p_time]::logical_instant[], h.cash, h.cost_basis, h.realized_pnl, h.symbols, h.quantities)::engine.span)
+    from (select r.user_id, r.run_id, engine.minor_unit(r.currency) as scale, s.cash, coalesce(sum(p.cost_basis), 0) as cost_basis,
+                 coalesce(sum(p.realized_pnl), 0) as realized_pnl, array_agg(p.symbol) filter (where p.quantity <> 0) as symbols,
+                 array_agg(p.quantity::numeric) filter (where p.quantity <> 0) as quantities
+            from (select p_user_ids as user_ids, p_run_ids as run_ids offset 0) a
+           cross join unnest(a.user_ids, a.run_ids) k (user_id, run_id)
+            join strategy_run r on r.user_id = k.user_id and r.run_id = k.run_id
+            join engine_state s on s.user_id = k.user_id and s.run_id = k.run_id
+            left join paper_position p on p.user_id = k.user_id and p.run_id = k.run_id
+           where r.mark_policy = 'EVERY_TICK'
+           group by r.user_id, r.run_id, r.currency, s.cash) h;
+end;
+
+-- Tick a batch of locked runs: the quiet ones have their time and their marks written, the busy ones are decided one by
+-- one; the ledgers of all of them are written together.
 -- writes: every per-run table
-create function engine.attempt(p_user_ids bigint[], p_run_ids bigint[], p_feed text, p_time timestamptz, p_is_quiet boolean) returns text
+create function engine.tick_runs(
+  p_user_ids bigint[], p_run_ids bigint[], p_busy_users bigint[], p_busy_runs bigint[], p_feed text, p_time timestamptz
+) returns void
+language plpgsql as $$
+declare
+  c engine.context;
+  v_contexts engine.context[];
+  v_spans engine.span[];
+begin
+  update engine_state s
+     set last_logical_time = p_time, first_logical_time = coalesce(s.first_logical_time, p_time)
+    from (select p_user_ids as user_ids, p_run_ids as run_ids offset 0) a
+   cross join unnest(a.user_ids, a.run_ids) k (user_id, run_id)
+   where s.user_id = k.user_id and s.run_id = k.run_id;
+  v_spans := engine.spans_of_runs(p_user_ids, p_run_ids, p_time);
+
+  for i in 1 .. coalesce(cardinality(p_busy_users), 0) loop
+    c := engine.decide(engine.read_context(p_busy_users[i], p_busy_runs[i]), p_time);
+    if c.is_closed then
+      perform engine.mark_now(engine.post(c), p_time);
+      continue;
+    end if;
+    c := engine.add_span(c, array[p_time], null);
+    v_spans := v_spans || c.spans;
+    if c.journal is not null or c.has_moved_plans then
+      v_contexts := v_contexts || c;
+    end if;
+    perform engine.save_state(c);
+  end loop;
+  insert into engine.posting (feed, contexts, spans) values (p_feed, v_contexts, v_spans);
+end $$;
+
+-- Null when all the runs given were ticked, else what went wrong, with nothing written. The rows were locked before,
+-- outside this block: a caught error releases what was locked inside it. Classes 40, 55P03 and 57014 concern the call,
+-- not a run, and are raised; every other class of PostgreSQL and of the engine is named, because a nameless catch has
+-- swallowed deadlocks before.
+-- writes: every per-run table
+create function engine.attempt(
+  p_user_ids bigint[], p_run_ids bigint[], p_busy_users bigint[], p_busy_runs bigint[], p_feed text, p_time timestamptz
+) returns text
 language plpgsql as $$
 declare
   v_state text;
   v_message text;
 begin
-  if p_is_quiet then
-    update engine_state s
-       set last_logical_time = p_time, first_logical_time = coalesce(s.first_logical_time, p_time)
-      from unnest(p_user_ids, p_run_ids) r (user_id, run_id)
-     where s.user_id = r.user_id and s.run_id = r.run_id;
-    perform engine.mark(p_user_ids, p_run_ids, p_feed, array[p_time]);
-  else
-    perform engine.tick_run(engine.read_context(p_user_ids[1], p_run_ids[1]), p_time);
-  end if;
+  perform engine.tick_runs(p_user_ids, p_run_ids, p_busy_users, p_busy_runs, p_feed, p_time);
   return null;
 exception
   when sqlstate '40000' or lock_not_available or query_canceled then
@@ -80,10 +130,41 @@ exception
     return v_state || ': ' || v_message;
 end $$;
 
--- One batch of at most p_limit runs after (p_user_id, p_run_id), null = from the start, locked in key order. Returns the
--- last key of the batch, null when there was none. Locks and reads are separate statements.
+-- The next runs of the feed after (p_user_id, p_run_id), null = from the start, that have not reached p_time, locked in
+-- key order. p_is_shared: leave alone what somebody else has locked.
+create function engine.lock_batch(
+  p_feed text, p_time timestamptz, p_limit int, p_is_shared boolean, inout p_user_ids bigint[], inout p_run_ids bigint[]
+)
+language plpgsql as $$
+declare
+  v_user_id constant bigint := coalesce(p_user_ids[cardinality(p_user_ids)], -9223372036854775808);
+  v_run_id constant bigint := coalesce(p_run_ids[cardinality(p_run_ids)], -9223372036854775808);
+begin
+  if p_is_shared then
+    select array_agg(l.user_id), array_agg(l.run_id) into p_user_ids, p_run_ids
+      from (select r.user_id, r.run_id
+              from strategy_run r
+              left join engine_state s on s.user_id = r.user_id and s.run_id = r.run_id
+             where r.feed = p_feed and r.status = 'RUNNING' and (r.user_id, r.run_id) > (v_user_id, v_run_id)
+               and coalesce(s.last_logical_time < p_time, true) and coalesce(s.step_logical_time <= p_time, true)
+             order by r.user_id, r.run_id limit p_limit for no key update of r skip locked) l;
+  else
+    select array_agg(l.user_id), array_agg(l.run_id) into p_user_ids, p_run_ids
+      from (select r.user_id, r.run_id
+              from strategy_run r
+              left join engine_state s on s.user_id = r.user_id and s.run_id = r.run_id
+             where r.feed = p_feed and r.status = 'RUNNING' and (r.user_id, r.run_id) > (v_user_id, v_run_id)
+               and coalesce(s.last_logical_time < p_time, true) and coalesce(s.step_logical_time <= p_time, true)
+             order by r.user_id, r.run_id limit p_limit for no key update of r) l;
+  end if;
+end $$;
+
+-- One batch of at most p_limit runs after those given. Returns its keys; null when there is none left. Locks and reads
+-- are separate statements: what was locked may have been ticked meanwhile.
 -- writes: every per-run table
-create function engine.tick_batch(p_feed text, p_time timestamptz, p_limit int, inout p_user_id bigint, inout p_run_id bigint)
+create function engine.tick_batch(
+  p_feed text, p_time timestamptz, p_limit int, p_is_shared boolean, inout p_user_ids bigint[], inout p_run_ids bigint[]
+)
 language plpgsql set search_path = public, pg_temp set enable_seqscan = off set jit = off as $$
 declare
   v_users bigint[];
@@ -92,43 +173,40 @@ declare
   v_busy_runs bigint[];
   v_error text;
 begin
-  perform engine.require_read_committed(p_user_id, p_run_id);
-  if p_user_id is null then
+  perform engine.require_read_committed(p_user_ids[1], p_run_ids[1]);
+  if p_user_ids is null then
     perform engine.require_time(p_time);
     perform engine.require(coalesce(p_limit, 1) > 0, 'argument=commit_every must_be=positive');
     perform engine.require_feed_time(p_feed, p_time);
   end if;
-  select array_agg(l.user_id order by l.user_id, l.run_id), array_agg(l.run_id order by l.user_id, l.run_id)
-    into v_users, v_runs
-    from (select r.user_id, r.run_id from strategy_run r
-           where r.feed = p_feed and r.status = 'RUNNING' and (p_user_id is null or (r.user_id, r.run_id) > (p_user_id, p_run_id))
-           order by r.user_id, r.run_id limit coalesce(p_limit, 1000) for no key update) l;
-  p_user_id := v_users[cardinality(v_users)];
-  p_run_id := v_runs[cardinality(v_runs)];
+  select l.p_user_ids, l.p_run_ids into p_user_ids, p_run_ids
+    from engine.lock_batch(p_feed, p_time, coalesce(p_limit, 1000), p_is_shared, p_user_ids, p_run_ids) l;
 
   select array_agg(r.user_id order by r.user_id, r.run_id), array_agg(r.run_id order by r.user_id, r.run_id)
     into v_users, v_runs
-    from unnest(v_users, v_runs) r (user_id, run_id)
+    from unnest(p_user_ids, p_run_ids) r (user_id, run_id)
     left join engine_state s on s.user_id = r.user_id and s.run_id = r.run_id
    where coalesce(s.last_logical_time < p_time, true) and coalesce(s.step_logical_time <= p_time, true);
   select array_agg(e.user_id order by e.user_id, e.run_id), array_agg(e.run_id order by e.user_id, e.run_id)
     into v_busy_users, v_busy_runs
     from (select distinct b.user_id, b.run_id from engine.runs_with_events(v_users, v_runs, p_feed, p_time) b) e;
-  select array_agg(q.user_id order by q.user_id, q.run_id), array_agg(q.run_id order by q.user_id, q.run_id)
-    into v_users, v_runs
-    from (select * from unnest(v_users, v_runs) a (user_id, run_id)
-          except select * from unnest(v_busy_users, v_busy_runs) b (user_id, run_id)) q;
+  if v_busy_users is not null then
+    select array_agg(q.user_id order by q.user_id, q.run_id), array_agg(q.run_id order by q.user_id, q.run_id)
+      into v_users, v_runs
+      from (select * from unnest(v_users, v_runs) a (user_id, run_id)
+            except select * from unnest(v_busy_users, v_busy_runs) b (user_id, run_id)) q;
+  end if;
 
-  if engine.attempt(v_users, v_runs, p_feed, p_time, true) is not null then
-    -- one of them cannot be marked: find it the slow way
+  if p_user_ids is not null and engine.attempt(v_users, v_runs, v_busy_users, v_busy_runs, p_feed, p_time) is not null then
+    -- one of them cannot be ticked: find it the slow way
     v_busy_users := v_busy_users || v_users;
     v_busy_runs := v_busy_runs || v_runs;
+    for i in 1 .. cardinality(v_busy_users) loop
+      v_error := engine.attempt(null, null, v_busy_users[i : i], v_busy_runs[i : i], p_feed, p_time);
+      if v_error is not null then
+        update strategy_run r set status = 'ERROR', status_reason = v_error
+         where r.user_id = v_busy_users[i] and r.run_id = v_busy_runs[i];
+      end if;
+    end loop;
   end if;
-  for i in 1 .. coalesce(cardinality(v_busy_users), 0) loop
-    v_error := engine.attempt(array[v_busy_users[i]], array[v_busy_runs[i]], p_feed, p_time, false);
-    if v_error is not null then
-      update strategy_run r set status = 'ERROR', status_reason = v_error
-       where r.user_id = v_busy_users[i] and r.run_id = v_busy_runs[i];
-    end if;
-  end loop;
 end $$;

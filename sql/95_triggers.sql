@@ -1,16 +1,20 @@
 -- The guard map. Every writer passes here: verbs, raw SQL, COPY, MERGE, ON CONFLICT; ENABLE ALWAYS, so that a session
 -- in replica role passes here too.
 --   run row     every UPDATE    key immutable, terminal is final, leaving RUNNING cancels open orders and logs
---   state       INSERT, UPDATE  only while RUNNING              DELETE  only with its run
---   ledger      INSERT          only while RUNNING              UPDATE, DELETE  never, DELETE only with its run
---   bulk        as ledger, but INSERT is guarded once a statement, after the rows are in: for the engine, which locked
---               the run long before. Everybody else is guarded before each row too, so that nobody holds a row that a
---               tick wants while waiting for the run that the tick holds. Faking the setting gains nothing but that.
+--   state       INSERT, UPDATE  only while RUNNING, and never to another run          DELETE  only with its run
+--   ledger      INSERT          only while RUNNING              UPDATE  never         DELETE  only with its run
 --   all         TRUNCATE        never
+-- An insert is guarded in one of two forms, and exactly one of them fires: a statement from a client has each row
+-- guarded before it is there, so that nobody holds a row that a tick wants while waiting for the run that the tick
+-- holds; a statement from inside a trigger has each run guarded once, after it. The engine writes many rows of runs
+-- that it has locked from inside engine.posting's trigger. The depth of triggers is what tells them apart, because no
+-- client can change it in the middle of a statement, as it could a setting.
 set local search_path = public, pg_temp;
 
 create trigger on_run_update before update on strategy_run for each row execute function engine.on_run_update();
 alter table strategy_run enable always trigger on_run_update;
+
+create trigger write_posting instead of insert on engine.posting for each row execute function engine.write_posting();
 
 do $$
 declare
@@ -18,30 +22,31 @@ declare
   v_kind text;
 begin
   for v_table, v_kind in values
-    ('engine_state', 'state'), ('paper_order', 'state'), ('paper_position', 'state'), ('sip_plan', 'state'),
-    ('rebalance_plan', 'state'), ('target_weight', 'state'), ('risk_limit', 'state'), ('forbidden_symbol', 'state'),
-    ('engine_status', 'ledger'), ('paper_trade', 'ledger'), ('cash_ledger', 'ledger'), ('event_ledger', 'ledger'),
-    ('mtm_ledger', 'bulk'), ('paper_equity_curve', 'bulk')
+    ('engine_state', 'state'), ('paper_position', 'state'), ('sip_plan', 'state'), ('rebalance_plan', 'state'),
+    ('target_weight', 'state'), ('risk_limit', 'state'), ('forbidden_symbol', 'state'), ('paper_order', 'bulk state'),
+    ('engine_status', 'ledger'), ('paper_trade', 'bulk ledger'), ('cash_ledger', 'bulk ledger'),
+    ('event_ledger', 'bulk ledger'), ('mtm_ledger', 'bulk ledger'), ('paper_equity_curve', 'bulk ledger')
   loop
-    execute format('create trigger guard_row before %s on %I for each row execute function engine.guard_row(%L)',
-                   case v_kind when 'bulk' then 'update or delete' else 'insert or update or delete' end,
-                   v_table, case v_kind when 'state' then 'state' else 'ledger' end);
-    execute format('alter table %I enable always trigger guard_row', v_table);
-    if v_kind = 'bulk' then
-      execute format('create trigger guard_inserted_rows after insert on %I referencing new table as new_rows '
-                     'for each statement execute function engine.guard_inserted_rows()', v_table);
-      execute format('alter table %I enable always trigger guard_inserted_rows', v_table);
-      execute format('create trigger guard_inserted_row before insert on %I for each row '
-                     'when (current_setting(''papertick.is_marking'', true) is distinct from ''yes'') '
-                     'execute function engine.guard_row(''ledger'')', v_table);
-      execute format('alter table %I enable always trigger guard_inserted_row', v_table);
+    if v_kind like 'bulk%' then
+      execute format('create trigger guard_insert_row before insert on %I for each row when (pg_trigger_depth() = 0) '
+                     'execute function engine.guard_row()', v_table);
+      execute format('create trigger guard_insert_rows after insert on %I referencing new table as new_rows '
+                     'for each statement when (pg_trigger_depth() > 0) execute function engine.guard_rows()', v_table);
+      execute format('alter table %I enable always trigger guard_insert_row, enable always trigger guard_insert_rows', v_table);
+    else
+      execute format('create trigger guard_insert before insert on %I for each row execute function engine.guard_row()', v_table);
+      execute format('alter table %I enable always trigger guard_insert', v_table);
     end if;
+    execute format('create trigger guard_update before update on %I for each row execute function %s', v_table,
+                   case when v_kind like '%state' then 'engine.guard_change()' else 'engine.guard_update()' end);
+    execute format('create trigger guard_delete before delete on %I for each row execute function engine.guard_delete()', v_table);
+    execute format('alter table %I enable always trigger guard_update, enable always trigger guard_delete', v_table);
   end loop;
 
   for v_table in
     select c.relname from pg_class c
      where c.relnamespace = 'public'::regnamespace and c.oid in
-       (select t.tgrelid from pg_trigger t where t.tgname in ('guard_row', 'on_run_update') and not t.tgisinternal)
+       (select t.tgrelid from pg_trigger t where t.tgname in ('guard_update', 'on_run_update') and not t.tgisinternal)
      order by c.relname
   loop
     execute format('create trigger guard_truncate before truncate on %I for each statement execute function engine.guard_truncate()', v_table);

@@ -127,7 +127,11 @@ comment on function create_rebalance is 'create_rebalance(user, run, weights, fr
 create or replace procedure tick(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz)
 language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
 begin
-  perform from public.strategy_run where false;
+  -- The gate of this verb looks whether the tick has happened: what is complete stays complete, and needs no lock.
+  if exists (select from public.engine_state s
+              where s.user_id = p_user_id and s.run_id = p_run_id and s.last_logical_time = p_logical_time) then
+    return;
+  end if;
   perform engine.tick(p_user_id, p_run_id, p_logical_time);
 end $$;
 comment on procedure tick is 'CALL tick(user, run, logical_time): everything the run owes for that time, whole or not at all, exactly once. The caller owns the transaction. A tick that has happened returns quietly, even after the run has ended. TE001, TE003, TE202, TE203, TE204.';
@@ -151,20 +155,23 @@ comment on procedure replay is 'CALL replay(user, run, from, to, commit_every): 
 create or replace procedure tick_all(p_logical_time timestamptz, p_feed text default 'default', p_commit_every int default null)
 language plpgsql as $$
 declare
-  v_user_id bigint;
-  v_run_id bigint;
+  v_user_ids bigint[];
+  v_run_ids bigint[];
+  v_is_shared boolean := p_commit_every is not null;
 begin
   loop
     perform from public.strategy_run where false;
-    select b.p_user_id, b.p_run_id into v_user_id, v_run_id
-      from engine.tick_batch(p_feed, p_logical_time, p_commit_every, v_user_id, v_run_id) b;
-    exit when v_user_id is null;
+    select b.p_user_ids, b.p_run_ids into v_user_ids, v_run_ids
+      from engine.tick_batch(p_feed, p_logical_time, p_commit_every, v_is_shared, v_user_ids, v_run_ids) b;
     if p_commit_every is not null then
       commit;
     end if;
+    -- once more, and now waiting for those that somebody else had locked
+    exit when v_user_ids is null and not v_is_shared;
+    v_is_shared := v_is_shared and v_user_ids is not null;
   end loop;
 end $$;
-comment on procedure tick_all is 'CALL tick_all(logical_time, feed, commit_every): the same rows as tick for every RUNNING run of the feed. Runs at or past that time are skipped; a run whose tick fails goes to ERROR with SQLSTATE and message, and the others go on. commit_every null: one transaction; a number: COMMIT after so many runs. TE201, TE203.';
+comment on procedure tick_all is 'CALL tick_all(logical_time, feed, commit_every): the same rows as tick for every RUNNING run of the feed. Runs at or past that time are skipped; a run whose tick fails goes to ERROR with SQLSTATE and message, and the others go on. commit_every null: one transaction; a number: COMMIT after so many runs, and leave to other sessions that do the same what they are busy with: several workers share a feed. TE201, TE203.';
 
 create or replace function match_orders(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz) returns int
 language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
@@ -209,27 +216,3 @@ begin
   return engine.record_equity(p_user_id, p_run_id, p_logical_time);
 end $$;
 comment on function record_equity is 'record_equity(user, run, logical_time) → whether the paper_equity_curve row is new. It closes that time.';
-
-create or replace function run_digest(p_user_id bigint, p_run_id bigint) returns text
-language plpgsql stable set search_path = public, pg_temp set jit = off as $$
-begin
-  perform from public.strategy_run where false;
-  return engine.run_digest(p_user_id, p_run_id);
-end $$;
-comment on function run_digest is 'run_digest(user, run) → SHA-256, in hex, over the run''s orders, trades, positions, cash, MTM, equity and events in a fixed order. No user or run id, no wall-clock time: equal for equal histories, on any server.';
-
-create or replace function replay_diff(p_user_a bigint, p_run_a bigint, p_user_b bigint, p_run_b bigint) returns table (ledger text, key text, row_a jsonb, row_b jsonb)
-language plpgsql stable set search_path = public, pg_temp set jit = off as $$
-begin
-  perform from public.strategy_run where false;
-  return query select * from engine.replay_diff(p_user_a, p_run_a, p_user_b, p_run_b);
-end $$;
-comment on function replay_diff is 'replay_diff(user_a, run_a, user_b, run_b) → the rows in which two runs differ, null where one has none; nothing when they are identical.';
-
-create or replace function performance(p_user_id bigint, p_run_id bigint) returns table (metric text, value numeric)
-language plpgsql stable set search_path = public, pg_temp set jit = off as $$
-begin
-  perform from public.strategy_run where false;
-  return query select * from engine.performance(p_user_id, p_run_id);
-end $$;
-comment on function performance is 'performance(user, run) → (metric, value). Money in the run''s currency; rates as shares (0.1 = 10 %), null where undefined. xirr: external flows against equity. xirr_invested: buys and sells against market value, the money-weighted return of what was put to work, idle cash left out. twr, cagr (365-day years), max_drawdown from marks.';

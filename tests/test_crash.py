@@ -273,7 +273,8 @@ def test_replay_that_fails_at_any_row_leaves_nothing(db, table):
     twin, run = make_busy_run(db), make_busy_run(db)
     replay = "call replay(%s, %s, %s, %s)"
     db.execute(replay, [*twin, at(0), at(4)])
-    assert fail_at_every_row(db, table, run, lambda: db.execute(replay, [*run, at(0), at(4)])) >= 5
+    written = fail_at_every_row(db, table, run, lambda: db.execute(replay, [*run, at(0), at(4)]))
+    assert written >= (2 if table == "engine_state" else 5)  # the state is written once for many ticks
     db.execute(replay, [*run, at(0), at(4)])
     assert digest(db, run) == digest(db, twin)
 

@@ -160,12 +160,12 @@ PLANTS: dict[str, list[Plant]] = {
         # two orders with one number
         sql(
             "alter table paper_order drop constraint paper_order_pkey cascade",
-            "alter table paper_order drop constraint paper_order_client_order_id_is_unique",
+            "drop index paper_order_client_order_id_is_unique",
             "insert into paper_order select * from paper_order where KEY and order_id = 5",
         ),
         # two orders with one client_order_id
         sql(
-            "alter table paper_order drop constraint paper_order_client_order_id_is_unique",
+            "drop index paper_order_client_order_id_is_unique",
             "update paper_order set client_order_id = 'same' where KEY and order_id in (3, 5)",
         ),
         # two cash entries with one number

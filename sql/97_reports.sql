@@ -1,0 +1,45 @@
+-- The contract's verbs that only read. They pass the same gate as those in 96_verbs.
+set local search_path = public, pg_temp;
+set local plpgsql.extra_errors = 'shadowed_variables';
+
+create or replace function equity_at(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz)
+returns table (logical_time timestamptz, cash numeric, market_value numeric, equity numeric)
+language plpgsql stable set search_path = public, pg_temp set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  return query select * from engine.equity_at(p_user_id, p_run_id, p_logical_time);
+end $$;
+comment on function equity_at is 'equity_at(user, run, logical_time) → (logical_time, cash, market_value, equity): the stored row of that time, or the same computed when the run''s mark_policy did not store it. No row before the first tick and after the last.';
+
+create or replace function equity_between(p_user_id bigint, p_run_id bigint, p_from timestamptz default null, p_to timestamptz default null)
+returns table (logical_time timestamptz, cash numeric, market_value numeric, equity numeric)
+language plpgsql stable set search_path = public, pg_temp set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  return query select * from engine.equity_between(p_user_id, p_run_id, p_from, p_to);
+end $$;
+comment on function equity_between is 'equity_between(user, run, from, to) → (logical_time, cash, market_value, equity) in order of time: every stored row, and one for each bar time of the feed between the first tick and the last that the run''s mark_policy did not store, computed from the ledgers and the bars as they are now. from, to null: no bound.';
+
+create or replace function run_digest(p_user_id bigint, p_run_id bigint) returns text
+language plpgsql stable set search_path = public, pg_temp set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  return engine.run_digest(p_user_id, p_run_id);
+end $$;
+comment on function run_digest is 'run_digest(user, run) → SHA-256, in hex, over the run''s orders, trades, positions, cash, MTM, equity and events in a fixed order. No user or run id, no wall-clock time: equal for equal histories, on any server.';
+
+create or replace function replay_diff(p_user_a bigint, p_run_a bigint, p_user_b bigint, p_run_b bigint) returns table (ledger text, key text, row_a jsonb, row_b jsonb)
+language plpgsql stable set search_path = public, pg_temp set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  return query select * from engine.replay_diff(p_user_a, p_run_a, p_user_b, p_run_b);
+end $$;
+comment on function replay_diff is 'replay_diff(user_a, run_a, user_b, run_b) → the rows in which two runs differ, null where one has none; nothing when they are identical.';
+
+create or replace function performance(p_user_id bigint, p_run_id bigint) returns table (metric text, value numeric)
+language plpgsql stable set search_path = public, pg_temp set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  return query select * from engine.performance(p_user_id, p_run_id);
+end $$;
+comment on function performance is 'performance(user, run) → (metric, value). Money in the run''s currency; rates as shares (0.1 = 10 %), null where undefined. xirr: external flows against equity. xirr_invested: buys and sells against market value, the money-weighted return of what was put to work, idle cash left out. twr, cagr (365-day years), max_drawdown from marks.';
