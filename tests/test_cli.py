@@ -122,7 +122,7 @@ def test_commands_are_the_documented_ones() -> None:
         *("demo", "db init", "db upgrade", "db status", "db shell", "db stop", "user create", "feed load"),
         *("feed list", "calendar load", "run start", "run stop", "run list", "run show", "order place"),
         *("order cancel", "order list", "sip create", "sip pause", "sip resume", "sip list"),
-        *("rebalance create", "tick", "replay", "tick-all", "check", "digest"),
+        *("rebalance create", "tick", "replay", "tick-all", "check", "digest", "bench"),
     ]
 
 
