@@ -4,10 +4,10 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: help venv run test lint clean
+.PHONY: help venv run test lint bench bench-full clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: .venv/installed ## make .venv with papertick, its PostgreSQL and the test tools
 
@@ -20,12 +20,18 @@ test: .venv/installed ## run the tests (DB_DSN: on that server; ARGS: for pytest
 lint: .venv/linters ## check style, types, and the PL/pgSQL with plpgsql_check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy --strict engine_py
+	@$(BIN)/mypy --strict engine_py bench
 	@$(BIN)/python tests/gate_plpgsql_check.py
+
+bench: .venv/installed ## measure, the quick set: minutes, no network needed (ARGS: --only ticks,replay)
+	@$(BIN)/python -m bench --quick $(ARGS)
+
+bench-full: .venv/installed ## measure all, against every peer: hours, 25 GB, network (ARGS: --pgledger FILE)
+	@$(BIN)/python -m bench --full $(ARGS)
 
 clean: ## remove .venv and caches; data of the embedded server stays
 	@rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find engine_py tests examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	@find engine_py bench tests examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

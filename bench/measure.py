@@ -112,10 +112,14 @@ def versions(conn: psycopg.Connection) -> dict[str, Any]:
     return {key: conn.execute("select current_setting(%s)", [key]).fetchone()[0] for key in keys}  # type: ignore[index]
 
 
-def save(name: str, rows: list[dict[str, Any]], **about: Any) -> Path:
-    """Write results/NAME.json: when, on what, and one object per measured row."""
+def today() -> str:
+    return datetime.date.today().isoformat()
+
+
+def save(name: str, document: Mapping[str, Any]) -> Path:
+    """Write results/NAME.json whole or not at all."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    document = {"measured": datetime.date.today().isoformat(), "machine": machine(), **about, "rows": rows}
-    path.write_text(json.dumps(document, indent=1, sort_keys=False, default=str) + "\n")
-    return path
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(document, indent=1, default=str, allow_nan=False) + "\n")
+    return part.replace(path)
