@@ -144,6 +144,8 @@ create table cash_ledger (
   constraint cash_ledger_of_trade foreign key (user_id, run_id, trade_id) references paper_trade on delete cascade,
   constraint cash_ledger_id_counts_from_one check (entry_id > 0)
 );
+-- the cascade from a trade looks here
+create index cash_ledger_by_trade on cash_ledger (user_id, run_id, trade_id) where trade_id is not null;
 create unique index cash_ledger_one_opening_per_run on cash_ledger (user_id, run_id) where cause = 'OPENING';
 comment on table cash_ledger is 'Append-only cash movements, signed; their sum is engine_state.cash. cause: OPENING (before the first tick, no logical_time) or TRADE (fees included).';
 

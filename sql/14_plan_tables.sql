@@ -20,6 +20,7 @@ create table sip_plan (
   paused boolean not null default false,
   next_slot int not null default 0,
   residual money_amount not null default 0,
+  last_date date,
   constraint sip_plan_pkey primary key (user_id, run_id, sip_id),
   constraint sip_plan_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
   constraint sip_plan_amount_is_positive check (amount > 0),
@@ -27,7 +28,7 @@ create table sip_plan (
   constraint sip_plan_roll_is_known check (roll in ('NEXT', 'PREVIOUS', 'SKIP')),
   constraint sip_plan_catch_up_is_known check (catch_up in ('ONCE', 'EACH', 'SKIP')),
   constraint sip_plan_dates_are_real
-    check (start_date between '1900-01-01' and '2299-12-31' and end_date between start_date and '2299-12-31'),
+    check (start_date between '1900-01-01' and '2299-12-31' and end_date between start_date and '2299-12-31' and last_date between start_date and '2299-12-31'),
   constraint sip_plan_instalments_are_positive check (instalments > 0),
   constraint sip_plan_steps_up_one_way check (step_up_percent is null or step_up_amount is null),
   constraint sip_plan_step_up_has_a_period
@@ -38,6 +39,7 @@ create table sip_plan (
 ) with (fillfactor = 80);
 comment on table sip_plan is 'A systematic investment plan: buy amount of symbol at every slot. Slot k''s date is a pure function of start_date, frequency and k.';
 comment on column sip_plan.next_slot is 'The first slot that has not ended.';
+comment on column sip_plan.last_date is 'DAILY: the nominal date of slot next_slot - 1, from which the later ones are counted; null = count from start_date.';
 comment on column sip_plan.residual is 'whole_units: money left from the last slots, added to the next.';
 
 create table rebalance_plan (
@@ -48,14 +50,17 @@ create table rebalance_plan (
   start_date date not null,
   band numeric(22,20),
   next_slot int not null default 0,
+  last_date date,
   constraint rebalance_plan_pkey primary key (user_id, run_id, plan_id),
   constraint rebalance_plan_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
   constraint rebalance_plan_frequency_is_known check (frequency in ('DAILY', 'WEEKLY', 'MONTHLY', 'QUARTERLY')),
-  constraint rebalance_plan_date_is_real check (start_date between '1900-01-01' and '2299-12-31'),
+  constraint rebalance_plan_date_is_real check (start_date between '1900-01-01' and '2299-12-31' and last_date between start_date and '2299-12-31'),
   constraint rebalance_plan_band_is_a_share check (band >= 0 and band <= 1),
   constraint rebalance_plan_slot_is_not_negative check (next_slot >= 0)
 ) with (fillfactor = 80);
 comment on table rebalance_plan is 'Trade to target weights at every slot. band: trade only what is further than this share of equity from its target.';
+
+comment on column rebalance_plan.last_date is 'As in sip_plan.';
 
 create table target_weight (
   user_id bigint not null,

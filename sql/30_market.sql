@@ -68,8 +68,11 @@ return case p_frequency
   when 'QUARTERLY' then (p_start + make_interval(months => 3 * p_slot))::date
 end;
 
--- Slot k's nominal date; null while the calendar does not reach that far.
-create function engine.slot_date(p_calendar text, p_start date, p_frequency text, p_slot int) returns date
+-- Slot k's nominal date; null while the calendar does not reach that far. DAILY counts sessions from the start, or from
+-- an earlier slot whose date is known: the same date, sooner.
+create function engine.slot_date(
+  p_calendar text, p_start date, p_frequency text, p_slot int, p_known_slot int, p_known_date date
+) returns date
 language plpgsql stable as $$
 begin
   if p_frequency <> 'DAILY' then
@@ -78,8 +81,8 @@ begin
     return p_start + p_slot;
   end if;
   return (select m.session_date from market_session m
-           where m.calendar = p_calendar and m.session_date >= p_start
-           order by m.session_date offset p_slot limit 1);
+           where m.calendar = p_calendar and m.session_date >= coalesce(p_known_date, p_start)
+           order by m.session_date offset p_slot - case when p_known_date is null then 0 else p_known_slot end limit 1);
 end $$;
 
 create function engine.is_session_date(p_calendar text, p_date date) returns boolean
@@ -107,7 +110,8 @@ end $$;
 -- The date from which slot p_slot of a plan is due; null when the plan ends before it (p_slots, p_end) or the calendar
 -- cannot tell yet.
 create function engine.next_due_date(
-  p_calendar text, p_start date, p_frequency text, p_roll text, p_slot int, p_slots int, p_end date
+  p_calendar text, p_start date, p_frequency text, p_roll text, p_slot int, p_slots int, p_end date,
+  p_known_slot int, p_known_date date
 ) returns date
 language plpgsql stable as $$
 declare
@@ -116,17 +120,18 @@ begin
   if p_slot >= p_slots then
     return null;
   end if;
-  v_nominal := engine.slot_date(p_calendar, p_start, p_frequency, p_slot);
+  v_nominal := engine.slot_date(p_calendar, p_start, p_frequency, p_slot, p_known_slot, p_known_date);
   return case when v_nominal <= coalesce(p_end, v_nominal) then engine.due_date(p_calendar, v_nominal, p_roll) end;
 end $$;
 
 -- The first slot from p_slot on that is not due on p_date: those before it are.
 create function engine.first_slot_not_due(
-  p_calendar text, p_start date, p_frequency text, p_roll text, p_slot int, p_slots int, p_end date, p_date date
+  p_calendar text, p_start date, p_frequency text, p_roll text, p_slot int, p_slots int, p_end date, p_date date,
+  p_known_slot int, p_known_date date
 ) returns int
 language plpgsql stable as $$
 begin
-  while engine.next_due_date(p_calendar, p_start, p_frequency, p_roll, p_slot, p_slots, p_end) <= p_date loop
+  while engine.next_due_date(p_calendar, p_start, p_frequency, p_roll, p_slot, p_slots, p_end, p_known_slot, p_known_date) <= p_date loop
     p_slot := p_slot + 1;
   end loop;
   return p_slot;

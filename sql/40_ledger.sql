@@ -60,13 +60,15 @@ begin
   end if;
 end $$;
 
+-- The highest by index: max() may be planned to read them all.
 create function engine.next_order_id(c engine.context) returns bigint
 language plpgsql stable as $$
 begin
   if c.last_order_id is not null then
     return c.last_order_id + 1;
   end if;
-  return 1 + coalesce((select max(o.order_id) from paper_order o where o.user_id = c.user_id and o.run_id = c.run_id), 0);
+  return 1 + coalesce((select o.order_id from paper_order o where o.user_id = c.user_id and o.run_id = c.run_id
+                        order by o.order_id desc limit 1), 0);
 end $$;
 
 create function engine.next_trade_id(c engine.context) returns bigint
@@ -75,7 +77,8 @@ begin
   if c.last_trade_id is not null then
     return c.last_trade_id + 1;
   end if;
-  return 1 + coalesce((select max(t.trade_id) from paper_trade t where t.user_id = c.user_id and t.run_id = c.run_id), 0);
+  return 1 + coalesce((select t.trade_id from paper_trade t where t.user_id = c.user_id and t.run_id = c.run_id
+                        order by t.trade_id desc limit 1), 0);
 end $$;
 
 create function engine.next_entry_id(c engine.context) returns bigint
@@ -84,7 +87,8 @@ begin
   if c.last_entry_id is not null then
     return c.last_entry_id + 1;
   end if;
-  return 1 + coalesce((select max(l.entry_id) from cash_ledger l where l.user_id = c.user_id and l.run_id = c.run_id), 0);
+  return 1 + coalesce((select l.entry_id from cash_ledger l where l.user_id = c.user_id and l.run_id = c.run_id
+                        order by l.entry_id desc limit 1), 0);
 end $$;
 
 -- Note a deed that moves no money: an order that ends without a trade, an event.

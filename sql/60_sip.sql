@@ -78,7 +78,7 @@ create function engine.end_sip_slot(
 ) returns engine.context
 language plpgsql as $$
 declare
-  v_nominal date := engine.slot_date(c.calendar, p_plan.start_date, p_plan.frequency, p_slot);
+  v_nominal date := engine.slot_date(c.calendar, p_plan.start_date, p_plan.frequency, p_slot, p_plan.next_slot - 1, p_plan.last_date);
   v_amount numeric := engine.sip_amount(p_plan, p_slot, c.scale);
   v_money numeric := v_amount + c.residual;
   v_quantity numeric;
@@ -132,7 +132,7 @@ begin
     -- what first_slot_not_due would find, sooner
     continue when v_plan.roll <> 'PREVIOUS' and engine.dated_slot(v_plan.start_date, v_plan.frequency, v_plan.next_slot) > v_date;
     v_end := engine.first_slot_not_due(c.calendar, v_plan.start_date, v_plan.frequency, v_plan.roll, v_plan.next_slot,
-                                       v_plan.instalments, v_plan.end_date, v_date);
+                                       v_plan.instalments, v_plan.end_date, v_date, v_plan.next_slot - 1, v_plan.last_date);
     continue when v_end = v_plan.next_slot;
     v_price := engine.last_close(c.feed, v_plan.symbol, p_time);
     continue when v_price is null;
@@ -142,6 +142,9 @@ begin
     for v_slot in v_plan.next_slot .. v_end - 1 loop
       c := engine.end_sip_slot(c, v_plan, v_slot, v_slot = v_end - 1, p_time, v_price);
     end loop;
+    if v_plan.frequency = 'DAILY' then
+      v_plan.last_date := engine.slot_date(c.calendar, v_plan.start_date, 'DAILY', v_end - 1, v_plan.next_slot - 1, v_plan.last_date);
+    end if;
     v_plan.next_slot := v_end;
     v_plan.residual := c.residual;
     c.sips[i] := v_plan;

@@ -52,7 +52,7 @@ begin
   for i in 1 .. coalesce(cardinality(c.rebalances), 0) loop
     v_plan := c.rebalances[i];
     v_end := engine.first_slot_not_due(c.calendar, v_plan.start_date, v_plan.frequency, 'NEXT', v_plan.next_slot,
-                                       null, null, v_date);
+                                       null, null, v_date, v_plan.next_slot - 1, v_plan.last_date);
     continue when v_end = v_plan.next_slot;
     continue when not exists (
       select from target_weight w
@@ -75,6 +75,9 @@ begin
       c := engine.trade_to_targets(engine.note(c, e), v_plan, p_time, v_equity);
       c.made := c.made + 1;
     end loop;
+    if v_plan.frequency = 'DAILY' then
+      v_plan.last_date := engine.slot_date(c.calendar, v_plan.start_date, 'DAILY', v_end - 1, v_plan.next_slot - 1, v_plan.last_date);
+    end if;
     v_plan.next_slot := v_end;
     c.rebalances[i] := v_plan;
     c.has_moved_plans := true;

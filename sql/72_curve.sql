@@ -71,12 +71,13 @@ begin
   select * into s from engine_state x where x.user_id = p_user_id and x.run_id = p_run_id;
   if r.mark_policy <> 'EVERY_TICK' then
     v_times := array(
-      select b.logical_time from (select distinct b.logical_time from price_bar b
-                                   where b.feed = r.feed and b.logical_time >= greatest(p_from, s.first_logical_time)
-                                     and b.logical_time <= least(p_to, s.last_logical_time)) b
-       where not exists (select from paper_equity_curve e
-                          where e.user_id = p_user_id and e.run_id = p_run_id and e.logical_time = b.logical_time)
-       order by b.logical_time);
+      select t.logical_time
+        from (select b.logical_time from price_bar b
+               where b.feed = r.feed and b.logical_time >= greatest(p_from, s.first_logical_time)
+                 and b.logical_time <= least(p_to, s.last_logical_time)
+              except
+              select e.logical_time from paper_equity_curve e where e.user_id = p_user_id and e.run_id = p_run_id) t
+       order by t.logical_time);
   end if;
   return query
     select e.logical_time::timestamptz, e.cash::numeric, e.market_value::numeric, e.equity::numeric

@@ -131,6 +131,7 @@ declare
   v_market_value numeric;
   v_cash numeric;
   v_twr numeric;
+  v_scale int := (select engine.minor_unit(r.currency) from strategy_run r where r.user_id = p_user_id and r.run_id = p_run_id);
 begin
   select array_agg(e.logical_time order by e.logical_time), array_agg(e.equity order by e.logical_time),
          min(e.logical_time), max(e.logical_time), (array_agg(e.equity order by e.logical_time desc))[1],
@@ -148,10 +149,9 @@ begin
      where l.user_id = p_user_id and l.run_id = p_run_id and coalesce(l.logical_time, v_from) <= v_to
   ), trade as (
     select coalesce(sum(t.fees), 0) as fees, count(*) as trades,
-           coalesce(sum(round(t.quantity * t.price, engine.minor_unit(r.currency))) filter (where t.side = 'BUY'), 0) as bought,
-           coalesce(sum(round(t.quantity * t.price, engine.minor_unit(r.currency))) filter (where t.side = 'SELL'), 0) as sold
+           coalesce(sum(round(t.quantity * t.price, v_scale)) filter (where t.side = 'BUY'), 0) as bought,
+           coalesce(sum(round(t.quantity * t.price, v_scale)) filter (where t.side = 'SELL'), 0) as sold
       from paper_trade t
-      join strategy_run r on r.user_id = t.user_id and r.run_id = t.run_id
      where t.user_id = p_user_id and t.run_id = p_run_id
   )
   select m.metric, trim_scale(m.value) from trade t cross join lateral (values

@@ -21,7 +21,7 @@ begin
       v_first := (select min(b.logical_time) from price_bar b where b.feed = c.feed and b.symbol = v_sip.symbol);
     end if;
     c.due[i] := engine.next_due_date(c.calendar, v_sip.start_date, v_sip.frequency, v_sip.roll, v_sip.next_slot,
-                                     v_sip.instalments, v_sip.end_date)::timestamp at time zone c.time_zone;
+                                     v_sip.instalments, v_sip.end_date, v_sip.next_slot - 1, v_sip.last_date)::timestamp at time zone c.time_zone;
     -- null stays null: greatest would skip it
     c.due[i] := case when c.due[i] < v_first then v_first when v_first is not null then c.due[i] end;
   end loop;
@@ -29,7 +29,7 @@ begin
     continue when p_time is not null and (c.due[v_sips + i] <= p_time) is not true;
     v_rebalance := c.rebalances[i];
     c.due[v_sips + i] := engine.next_due_date(c.calendar, v_rebalance.start_date, v_rebalance.frequency, 'NEXT',
-                                              v_rebalance.next_slot, null, null)::timestamp at time zone c.time_zone;
+                                              v_rebalance.next_slot, null, null, v_rebalance.next_slot - 1, v_rebalance.last_date)::timestamp at time zone c.time_zone;
   end loop;
   return c;
 end $$;
@@ -74,11 +74,12 @@ begin
 end $$;
 
 -- The next feed times at which a run is ticked the quick way: none that its calendar does not know, none that a step
--- has closed. At most 512, so that memory is bounded and nobody searches far ahead in vain.
+-- has closed. At most 512, so that memory is bounded and nobody searches far ahead in vain, and fewer if few events are
+-- wanted.
 create function engine.quick_times(c engine.context, p_from timestamptz, p_to timestamptz) returns timestamptz[]
 language plpgsql stable as $$
 declare
-  v_times timestamptz[] := engine.feed_times(c.feed, greatest(p_from, c.last_logical_time), p_to, 512,
+  v_times timestamptz[] := engine.feed_times(c.feed, greatest(p_from, c.last_logical_time), p_to, least(512, 8 * coalesce(c.events_left, 64)),
                                              coalesce(p_from <= c.last_logical_time, false));
   v_closed timestamptz;
 begin
@@ -127,7 +128,7 @@ end $$;
 create function engine.replay_events(
   p_user_id bigint, p_run_id bigint, p_from timestamptz, p_to timestamptz, p_events int, p_is_first boolean
 ) returns boolean
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set jit = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 declare
   c engine.context;
   v_next timestamptz;

@@ -4,6 +4,9 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
+-- Runs are looked up by key, one by one (lateral, offset 0): joined, a table that was small when this was planned would
+-- be read from end to end, other feeds' runs and ended ones included.
+
 -- Which of the locked runs need a whole tick? An open order, a due slot, a time closed by a step, no state
 -- yet, or marks that depend on more than this time. What
 -- is rarer (a raw mark of this time, a held symbol without a price) shows when the quiet runs are marked, and sends the
@@ -22,8 +25,8 @@ begin
   return query
     select r.user_id, r.run_id
       from unnest(p_user_ids, p_run_ids) r (user_id, run_id)
-      join strategy_run x on x.user_id = r.user_id and x.run_id = r.run_id
-      left join engine_state s on s.user_id = r.user_id and s.run_id = r.run_id
+     cross join lateral (select x.* from strategy_run x where x.user_id = r.user_id and x.run_id = r.run_id offset 0) x
+      left join lateral (select s.* from engine_state s where s.user_id = r.user_id and s.run_id = r.run_id offset 0) s on true
       left join lateral (select true as is_open from paper_order o
                           where o.user_id = r.user_id and o.run_id = r.run_id
                             and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED') limit 1) o on true
@@ -31,16 +34,16 @@ begin
         or x.mark_policy = 'SESSION' or x.mark_policy = 'EVENTS' and s.first_logical_time is null;
 
   for v_plan in
-    select p.user_id, p.run_id, p.start_date, p.frequency, p.roll, p.next_slot, p.instalments, p.end_date
+    select p.user_id, p.run_id, p.start_date, p.frequency, p.roll, p.next_slot, p.instalments, p.end_date, p.last_date
       from unnest(p_user_ids, p_run_ids) r (user_id, run_id)
-      join sip_plan p on p.user_id = r.user_id and p.run_id = r.run_id
+     cross join lateral (select p.* from sip_plan p where p.user_id = r.user_id and p.run_id = r.run_id offset 0) p
     union all
-    select p.user_id, p.run_id, p.start_date, p.frequency, 'NEXT', p.next_slot, null, null
+    select p.user_id, p.run_id, p.start_date, p.frequency, 'NEXT', p.next_slot, null, null, p.last_date
       from unnest(p_user_ids, p_run_ids) r (user_id, run_id)
-      join rebalance_plan p on p.user_id = r.user_id and p.run_id = r.run_id
+     cross join lateral (select p.* from rebalance_plan p where p.user_id = r.user_id and p.run_id = r.run_id offset 0) p
   loop
     if engine.next_due_date(v_calendar, v_plan.start_date, v_plan.frequency, v_plan.roll, v_plan.next_slot,
-                            v_plan.instalments, v_plan.end_date) <= v_date then
+                            v_plan.instalments, v_plan.end_date, v_plan.next_slot - 1, v_plan.last_date) <= v_date then
       user_id := v_plan.user_id;
       run_id := v_plan.run_id;
       return next;
@@ -58,9 +61,9 @@ begin atomic
                  array_agg(p.quantity::numeric) filter (where p.quantity <> 0) as quantities
             from (select p_user_ids as user_ids, p_run_ids as run_ids offset 0) a
            cross join unnest(a.user_ids, a.run_ids) k (user_id, run_id)
-            join strategy_run r on r.user_id = k.user_id and r.run_id = k.run_id
-            join engine_state s on s.user_id = k.user_id and s.run_id = k.run_id
-            left join paper_position p on p.user_id = k.user_id and p.run_id = k.run_id
+           cross join lateral (select r.* from strategy_run r where r.user_id = k.user_id and r.run_id = k.run_id offset 0) r
+           cross join lateral (select s.* from engine_state s where s.user_id = k.user_id and s.run_id = k.run_id offset 0) s
+            left join lateral (select p.* from paper_position p where p.user_id = k.user_id and p.run_id = k.run_id offset 0) p on true
            where r.mark_policy = 'EVERY_TICK'
            group by r.user_id, r.run_id, r.currency, s.cash) h;
 end;
@@ -81,7 +84,8 @@ begin
      set last_logical_time = p_time, first_logical_time = coalesce(s.first_logical_time, p_time)
     from (select p_user_ids as user_ids, p_run_ids as run_ids offset 0) a
    cross join unnest(a.user_ids, a.run_ids) k (user_id, run_id)
-   where s.user_id = k.user_id and s.run_id = k.run_id;
+   cross join lateral (select e.ctid from engine_state e where e.user_id = k.user_id and e.run_id = k.run_id offset 0) e
+   where s.ctid = e.ctid;
   v_spans := engine.spans_of_runs(p_user_ids, p_run_ids, p_time);
 
   for i in 1 .. coalesce(cardinality(p_busy_users), 0) loop
@@ -165,7 +169,7 @@ end $$;
 create function engine.tick_batch(
   p_feed text, p_time timestamptz, p_limit int, p_is_shared boolean, inout p_user_ids bigint[], inout p_run_ids bigint[]
 )
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set jit = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 declare
   v_users bigint[];
   v_runs bigint[];
@@ -185,7 +189,7 @@ begin
   select array_agg(r.user_id order by r.user_id, r.run_id), array_agg(r.run_id order by r.user_id, r.run_id)
     into v_users, v_runs
     from unnest(p_user_ids, p_run_ids) r (user_id, run_id)
-    left join engine_state s on s.user_id = r.user_id and s.run_id = r.run_id
+    left join lateral (select s.* from engine_state s where s.user_id = r.user_id and s.run_id = r.run_id offset 0) s on true
    where coalesce(s.last_logical_time < p_time, true) and coalesce(s.step_logical_time <= p_time, true);
   select array_agg(e.user_id order by e.user_id, e.run_id), array_agg(e.run_id order by e.user_id, e.run_id)
     into v_busy_users, v_busy_runs

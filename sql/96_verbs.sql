@@ -6,7 +6,7 @@ set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
 create or replace function create_user(p_name text) returns bigint
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   return engine.create_user(p_name);
@@ -18,7 +18,7 @@ create or replace function start_run(
   p_participation numeric default null, p_slippage_bps numeric default 0, p_fee_schedule text default null,
   p_mark_policy text default 'EVERY_TICK', p_currency text default 'USD'
 ) returns bigint
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   return engine.start_run(p_user_id, p_initial_cash, p_feed, p_name,
@@ -27,7 +27,7 @@ end $$;
 comment on function start_run is 'start_run(user, initial_cash, feed, name, …) → run_id. A RUNNING run with its state, its lifecycle row and its opening cash entry. 23505 when the user already has a RUNNING run, 23503 for an unknown user, TE201 for an unknown feed.';
 
 create or replace function stop_run(p_user_id bigint, p_run_id bigint, p_reason text default null) returns void
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   perform engine.leave_running(p_user_id, p_run_id, 'STOPPED', p_reason);
@@ -35,7 +35,7 @@ end $$;
 comment on function stop_run is 'stop_run(user, run, reason): cancel open orders, log, STOPPED. Nothing happens to a run that has ended.';
 
 create or replace function fail_run(p_user_id bigint, p_run_id bigint, p_error text) returns void
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   perform engine.leave_running(p_user_id, p_run_id, 'ERROR', p_error);
@@ -45,7 +45,7 @@ comment on function fail_run is 'fail_run(user, run, error): cancel open orders,
 create or replace function set_risk_limit(
   p_user_id bigint, p_run_id bigint, p_max_position numeric default null, p_max_order_value numeric default null
 ) returns void
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   perform engine.set_risk_limit(p_user_id, p_run_id, p_max_position, p_max_order_value);
@@ -53,7 +53,7 @@ end $$;
 comment on function set_risk_limit is 'set_risk_limit(user, run, max_position, max_order_value): units held per symbol and value of one order; null lifts a limit. Replaces what was set before.';
 
 create or replace function forbid_symbol(p_user_id bigint, p_run_id bigint, p_symbol text) returns void
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   perform engine.forbid_symbol(p_user_id, p_run_id, p_symbol);
@@ -66,7 +66,7 @@ create or replace function place_order(
   p_time_in_force text default 'GTC', p_client_order_id text default null, p_trail_amount numeric default null,
   p_trail_percent numeric default null, p_good_till timestamptz default null
 ) returns paper_order
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   return engine.place_order(p_user_id, p_run_id, p_symbol, p_side, p_quantity,
@@ -76,7 +76,7 @@ end $$;
 comment on function place_order is 'place_order(user, run, symbol, side, quantity, order_type, limit_price, …) → the paper_order row, PENDING or REJECTED with its reject_reason. It matches bars later than the run''s last tick. The same client_order_id returns the first order (TE102 when the terms differ). TE101 for what cannot be an order, TE001, TE204.';
 
 create or replace function cancel_order(p_user_id bigint, p_run_id bigint, p_order_id bigint) returns paper_order
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   return engine.cancel_order(p_user_id, p_run_id, p_order_id);
@@ -89,7 +89,7 @@ create or replace function create_sip(
   p_step_up_percent numeric default null, p_step_up_amount numeric default null, p_step_up_every int default null,
   p_whole_units boolean default false
 ) returns bigint
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   return engine.create_sip(p_user_id, p_run_id, p_symbol, p_amount, p_frequency, p_start,
@@ -99,7 +99,7 @@ end $$;
 comment on function create_sip is 'create_sip(user, run, symbol, amount, frequency, start, roll, catch_up, …) → sip_id. Buys amount of symbol at every slot from start on. TE201 for an unknown symbol.';
 
 create or replace function pause_sip(p_user_id bigint, p_run_id bigint, p_sip_id bigint) returns void
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   perform engine.set_sip_paused(p_user_id, p_run_id, p_sip_id, true);
@@ -107,7 +107,7 @@ end $$;
 comment on function pause_sip is 'pause_sip(user, run, sip_id): slots that fall due while it is paused end SIP_SKIPPED_PAUSED.';
 
 create or replace function resume_sip(p_user_id bigint, p_run_id bigint, p_sip_id bigint) returns void
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   perform engine.set_sip_paused(p_user_id, p_run_id, p_sip_id, false);
@@ -117,7 +117,7 @@ comment on function resume_sip is 'resume_sip(user, run, sip_id): later slots ex
 create or replace function create_rebalance(
   p_user_id bigint, p_run_id bigint, p_weights jsonb, p_frequency text, p_start date, p_band numeric default null
 ) returns bigint
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   return engine.create_rebalance(p_user_id, p_run_id, p_weights, p_frequency, p_start, p_band);
@@ -125,7 +125,7 @@ end $$;
 comment on function create_rebalance is 'create_rebalance(user, run, weights, frequency, start, band) → plan_id. weights is {"SYMBOL": share of equity}, at most 1 in sum. band: trade only what is further than this share from its target. TE201 for an unknown symbol.';
 
 create or replace procedure tick(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz)
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   -- The gate of this verb looks whether the tick has happened: what is complete stays complete, and needs no lock.
   if exists (select from public.engine_state s
@@ -174,7 +174,7 @@ end $$;
 comment on procedure tick_all is 'CALL tick_all(logical_time, feed, commit_every): the same rows as tick for every RUNNING run of the feed. Runs at or past that time are skipped; a run whose tick fails goes to ERROR with SQLSTATE and message, and the others go on. commit_every null: one transaction; a number: COMMIT after so many runs, and leave to other sessions that do the same what they are busy with: several workers share a feed. TE201, TE203.';
 
 create or replace function match_orders(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz) returns int
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   return engine.match_orders(p_user_id, p_run_id, p_logical_time);
@@ -184,7 +184,7 @@ comment on function match_orders is 'match_orders(user, run, logical_time) → t
 create or replace function try_execute_sip(
   p_user_id bigint, p_run_id bigint, p_logical_time timestamptz, p_market_open boolean default null
 ) returns int
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   return engine.try_execute_sip(p_user_id, p_run_id, p_logical_time, p_market_open);
@@ -194,7 +194,7 @@ comment on function try_execute_sip is 'try_execute_sip(user, run, logical_time,
 create or replace function try_rebalance(
   p_user_id bigint, p_run_id bigint, p_logical_time timestamptz, p_market_open boolean default null
 ) returns int
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   return engine.try_rebalance(p_user_id, p_run_id, p_logical_time, p_market_open);
@@ -202,7 +202,7 @@ end $$;
 comment on function try_rebalance is 'try_rebalance(user, run, logical_time, market_open) → slots executed: the tick''s rebalance step alone.';
 
 create or replace function log_mtm(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz) returns boolean
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   return engine.log_mtm(p_user_id, p_run_id, p_logical_time);
@@ -210,7 +210,7 @@ end $$;
 comment on function log_mtm is 'log_mtm(user, run, logical_time) → whether the mtm_ledger row is new. It closes that time.';
 
 create or replace function record_equity(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz) returns boolean
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off as $$
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   return engine.record_equity(p_user_id, p_run_id, p_logical_time);

@@ -4,7 +4,7 @@ set local plpgsql.extra_errors = 'shadowed_variables';
 
 create or replace function equity_at(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz)
 returns table (logical_time timestamptz, cash numeric, market_value numeric, equity numeric)
-language plpgsql stable set search_path = public, pg_temp set jit = off as $$
+language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
   return query select * from engine.equity_at(p_user_id, p_run_id, p_logical_time);
@@ -13,7 +13,7 @@ comment on function equity_at is 'equity_at(user, run, logical_time) → (logica
 
 create or replace function equity_between(p_user_id bigint, p_run_id bigint, p_from timestamptz default null, p_to timestamptz default null)
 returns table (logical_time timestamptz, cash numeric, market_value numeric, equity numeric)
-language plpgsql stable set search_path = public, pg_temp set jit = off as $$
+language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
   return query select * from engine.equity_between(p_user_id, p_run_id, p_from, p_to);
@@ -21,7 +21,7 @@ end $$;
 comment on function equity_between is 'equity_between(user, run, from, to) → (logical_time, cash, market_value, equity) in order of time: every stored row, and one for each bar time of the feed between the first tick and the last that the run''s mark_policy did not store, computed from the ledgers and the bars as they are now. from, to null: no bound.';
 
 create or replace function run_digest(p_user_id bigint, p_run_id bigint) returns text
-language plpgsql stable set search_path = public, pg_temp set jit = off as $$
+language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
   return engine.run_digest(p_user_id, p_run_id);
@@ -29,7 +29,7 @@ end $$;
 comment on function run_digest is 'run_digest(user, run) → SHA-256, in hex, over the run''s orders, trades, positions, cash, MTM, equity and events in a fixed order. No user or run id, no wall-clock time: equal for equal histories, on any server.';
 
 create or replace function replay_diff(p_user_a bigint, p_run_a bigint, p_user_b bigint, p_run_b bigint) returns table (ledger text, key text, row_a jsonb, row_b jsonb)
-language plpgsql stable set search_path = public, pg_temp set jit = off as $$
+language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
   return query select * from engine.replay_diff(p_user_a, p_run_a, p_user_b, p_run_b);
@@ -37,7 +37,7 @@ end $$;
 comment on function replay_diff is 'replay_diff(user_a, run_a, user_b, run_b) → the rows in which two runs differ, null where one has none; nothing when they are identical.';
 
 create or replace function performance(p_user_id bigint, p_run_id bigint) returns table (metric text, value numeric)
-language plpgsql stable set search_path = public, pg_temp set jit = off as $$
+language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
   return query select * from engine.performance(p_user_id, p_run_id);
