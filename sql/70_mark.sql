@@ -183,11 +183,12 @@ begin
   return c;
 end $$;
 
--- Before anything happens at p_time: the last tick turns out to have been the last of its session.
+-- Before anything happens at p_time: the last tick turns out to have been the last of its session. If a step has traded
+-- since, its holdings are gone, and equity_at must do.
 create function engine.leave_session(c engine.context, p_time timestamptz) returns engine.context
 language plpgsql as $$
 begin
-  if c.mark_policy <> 'SESSION' or c.last_logical_time is null then
+  if c.mark_policy <> 'SESSION' or c.last_logical_time is null or c.step_logical_time > c.last_logical_time then
     return c;
   end if;
   if c.last_logical_time < p_time

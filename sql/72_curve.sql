@@ -69,7 +69,7 @@ begin
   perform engine.require_run(p_user_id, p_run_id);
   select * into r from strategy_run x where x.user_id = p_user_id and x.run_id = p_run_id;
   select * into s from engine_state x where x.user_id = p_user_id and x.run_id = p_run_id;
-  if r.mark_policy <> 'EVERY_TICK' then
+  if r.mark_policy <> 'EVERY_TICK' and s.last_logical_time is not null then
     v_times := array(
       select t.logical_time
         from (select b.logical_time from price_bar b

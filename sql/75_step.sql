@@ -41,7 +41,7 @@ begin
          coalesce(c.first_logical_time, p_time)
     into c.closed_through, v_session_open, c.first_logical_time
     from (select c.user_id as user_id, c.run_id as run_id, c.calendar as calendar, p_time as at offset 0) a;
-  c.is_closed := c.closed_through is not distinct from p_time;
+  c.is_closed := c.closed_through is not distinct from p_time or p_time <= c.last_logical_time and engine.is_complete(c, p_time);
   c.is_open := v_session_open < p_time;            -- null: the calendar does not know
   return c;
 end $$;
@@ -118,7 +118,8 @@ language plpgsql as $$
 declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
 begin
-  if exists (select from mtm_ledger l where l.user_id = p_user_id and l.run_id = p_run_id and l.logical_time = p_logical_time) then
+  if engine.is_complete(c, p_logical_time)
+     or exists (select from mtm_ledger l where l.user_id = p_user_id and l.run_id = p_run_id and l.logical_time = p_logical_time) then
     return false;
   end if;
   perform engine.require_now(c, p_logical_time);
@@ -132,7 +133,8 @@ language plpgsql as $$
 declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
 begin
-  if exists (select from paper_equity_curve l where l.user_id = p_user_id and l.run_id = p_run_id and l.logical_time = p_logical_time) then
+  if engine.is_complete(c, p_logical_time)
+     or exists (select from paper_equity_curve l where l.user_id = p_user_id and l.run_id = p_run_id and l.logical_time = p_logical_time) then
     return false;
   end if;
   perform engine.require_now(c, p_logical_time);

@@ -22,8 +22,10 @@ begin
   c := engine.turn_to(c, p_time);
   perform engine.require_now(c, p_time);           -- TE001, TE003
   perform engine.require_session(c, p_time);       -- TE203
+  c := engine.leave_session(c, p_time);
+  c.has_written := coalesce(c.step_logical_time > coalesce(c.last_logical_time, '-infinity'), false);
   if not c.is_closed then                          -- by a step; then only marks are missing
-    c := engine.watch_orders(engine.leave_session(c, p_time), p_time);
+    c := engine.watch_orders(c, p_time);
     c := engine.run_events(c, p_time, c.is_open);
   end if;
   c.last_logical_time := p_time;

@@ -123,7 +123,7 @@ end $$;
 -- Up to p_events whole ticks with the quiet times before them, in the caller's transaction. True when the range is
 -- done. Times that are complete are skipped; a time before the last tick that never was is TE003, as in tick.
 -- p_events null: all of it. p_is_first: the first piece of a call, whose first time is always an ordinary tick, because
--- it may follow a gap or be the run's first.
+-- it may follow a gap or be the run's first; so is the first after a step.
 -- writes: every per-run table
 create function engine.replay_events(
   p_user_id bigint, p_run_id bigint, p_from timestamptz, p_to timestamptz, p_events int, p_is_first boolean
@@ -149,7 +149,7 @@ begin
     end if;
     perform engine.require_running(c);
     v_times := '{}';
-    if not p_is_first then
+    if not p_is_first and (c.step_logical_time > c.last_logical_time) is not true then
       v_times := engine.quick_times(c, p_from, least(p_to, engine.calendar_end(c.calendar)));
     end if;
     if v_times = '{}' then

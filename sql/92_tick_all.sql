@@ -7,8 +7,8 @@ set local plpgsql.extra_errors = 'shadowed_variables';
 -- Runs are looked up by key, one by one (lateral, offset 0): joined, a table that was small when this was planned would
 -- be read from end to end, other feeds' runs and ended ones included.
 
--- Which of the locked runs need a whole tick? An open order, a due slot, a time closed by a step, no state
--- yet, or marks that depend on more than this time. What
+-- Which of the locked runs need a whole tick? An open order, a due slot, a step since the last tick, no
+-- state yet, or marks that depend on more than this time. What
 -- is rarer (a raw mark of this time, a held symbol without a price) shows when the quiet runs are marked, and sends the
 -- batch down the slow way.
 create function engine.runs_with_events(p_user_ids bigint[], p_run_ids bigint[], p_feed text, p_time timestamptz)
@@ -30,8 +30,11 @@ begin
       left join lateral (select true as is_open from paper_order o
                           where o.user_id = r.user_id and o.run_id = r.run_id
                             and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED') limit 1) o on true
-     where s.run_id is null or s.step_logical_time >= p_time or o.is_open
-        or x.mark_policy = 'SESSION' or x.mark_policy = 'EVENTS' and s.first_logical_time is null;
+     where s.run_id is null or s.step_logical_time > coalesce(s.last_logical_time, '-infinity') or o.is_open
+        or x.mark_policy = 'SESSION'
+        or x.mark_policy = 'EVENTS' and (s.last_logical_time is null
+          or exists (select from mtm_ledger m where m.user_id = r.user_id and m.run_id = r.run_id and m.logical_time = p_time)
+          or exists (select from paper_equity_curve e where e.user_id = r.user_id and e.run_id = r.run_id and e.logical_time = p_time));
 
   for v_plan in
     select p.user_id, p.run_id, p.start_date, p.frequency, p.roll, p.next_slot, p.instalments, p.end_date, p.last_date
