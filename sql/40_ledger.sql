@@ -93,7 +93,7 @@ end $$;
 
 -- Note a deed that moves no money: an order that ends without a trade, an event.
 create function engine.note(c engine.context, e engine.entry) returns engine.context
-language plpgsql as $$
+language plpgsql immutable as $$
 begin
   c.journal := c.journal || e;
   c.has_written := true;
@@ -103,7 +103,7 @@ end $$;
 -- Note a fill of e.quantity at e.price, and move cash and position. Total average cost: a sale takes its share of the
 -- cost with it.
 create function engine.book_trade(c engine.context, e engine.entry) returns engine.context
-language plpgsql as $$
+language plpgsql stable as $$
 declare
   v_value numeric := round(e.quantity * e.price, c.scale);
   v_sold numeric;

@@ -115,7 +115,7 @@ end $$;
 -- The order of c.match ends: it expires, fills what is left of it, or is rejected when cash, position or a limit no
 -- longer allows it. What has been filled stays filled, so only an untouched order can still be rejected.
 create function engine.end_order(c engine.context) returns engine.context
-language plpgsql as $$
+language plpgsql stable as $$
 declare
   o paper_order := (c.match).paper_order;
   e engine.entry;

@@ -8,7 +8,7 @@ create function engine.order_at_close(
   c engine.context, p_time timestamptz, p_symbol text, p_side text, p_quantity numeric, p_price numeric, p_source text,
   p_reason text, p_event engine.entry default null
 ) returns engine.context
-language plpgsql as $$
+language plpgsql stable as $$
 declare
   e engine.entry := p_event;
 begin
@@ -76,7 +76,7 @@ end;
 create function engine.end_sip_slot(
   c engine.context, p_plan sip_plan, p_slot int, p_is_current boolean, p_time timestamptz, p_price numeric
 ) returns engine.context
-language plpgsql as $$
+language plpgsql stable as $$
 declare
   v_nominal date := engine.slot_date(c.calendar, p_plan.start_date, p_plan.frequency, p_slot, p_plan.next_slot - 1, p_plan.last_date);
   v_amount numeric := engine.sip_amount(p_plan, p_slot, c.scale);
@@ -120,7 +120,7 @@ end $$;
 
 -- All due slots of all plans, by (sip_id, slot), at an open time. A symbol without a price keeps its slots due.
 create function engine.run_sips(c engine.context, p_time timestamptz) returns engine.context
-language plpgsql as $$
+language plpgsql stable as $$
 declare
   v_plan sip_plan;
   v_date date := (p_time at time zone c.time_zone)::date;

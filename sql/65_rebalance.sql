@@ -6,7 +6,7 @@ set local plpgsql.extra_errors = 'shadowed_variables';
 -- 0, a symbol without a price is left out. A buy is cut to the cash that is left: rounding each trade to the minor
 -- unit must not reject a whole leg for a cent.
 create function engine.trade_to_targets(c engine.context, p_plan rebalance_plan, p_time timestamptz, p_equity numeric) returns engine.context
-language plpgsql as $$
+language plpgsql stable as $$
 declare
   v record;
   v_quantity numeric;
@@ -40,7 +40,7 @@ end $$;
 -- All due slots of all plans, by (plan_id, slot), at an open time. The last due slot trades, earlier ones were missed.
 -- While none of its symbols has a price a plan waits.
 create function engine.run_rebalances(c engine.context, p_time timestamptz) returns engine.context
-language plpgsql as $$
+language plpgsql stable as $$
 declare
   v_plan rebalance_plan;
   v_date date := (p_time at time zone c.time_zone)::date;

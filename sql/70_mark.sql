@@ -36,7 +36,7 @@ end $$;
 create function engine.mark_mtm(c engine.context, p_time timestamptz) returns boolean
 language plpgsql as $$
 declare
-  v_value money_amount := coalesce((select e.market_value from paper_equity_curve e
+  v_value numeric := coalesce((select e.market_value from paper_equity_curve e
     where e.user_id = c.user_id and e.run_id = c.run_id and e.logical_time = p_time), engine.market_value(c, p_time));
 begin
   insert into mtm_ledger (user_id, run_id, logical_time, market_value, cost_basis, unrealized_pnl, realized_pnl)
@@ -49,7 +49,7 @@ end $$;
 create function engine.mark_equity(c engine.context, p_time timestamptz) returns boolean
 language plpgsql as $$
 declare
-  v_value money_amount := coalesce((select m.market_value from mtm_ledger m
+  v_value numeric := coalesce((select m.market_value from mtm_ledger m
     where m.user_id = c.user_id and m.run_id = c.run_id and m.logical_time = p_time), engine.market_value(c, p_time));
 begin
   insert into paper_equity_curve (user_id, run_id, logical_time, cash, market_value, equity)
@@ -174,7 +174,7 @@ end $$;
 
 -- Have these ticks marked at the present holdings, when the context is posted.
 create function engine.add_span(c engine.context, p_times timestamptz[], p_next timestamptz) returns engine.context
-language plpgsql as $$
+language plpgsql stable as $$
 begin
   p_times := engine.marked_times(c, p_times, p_next);
   if p_times <> '{}' then
@@ -186,7 +186,7 @@ end $$;
 -- Before anything happens at p_time: the last tick turns out to have been the last of its session. If a step has traded
 -- since, its holdings are gone, and equity_at must do.
 create function engine.leave_session(c engine.context, p_time timestamptz) returns engine.context
-language plpgsql as $$
+language plpgsql stable as $$
 begin
   if c.mark_policy <> 'SESSION' or c.last_logical_time is null or c.step_logical_time > c.last_logical_time then
     return c;
