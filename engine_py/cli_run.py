@@ -44,10 +44,16 @@ def run() -> None:
 @click.option("--feed", help="Feed that the run follows. Default: default.")
 @click.option("--name", help="A name to know it by.")
 @click.option("--currency", help="Three-letter code. Default: USD.")
-def run_start(user: int, cash: str, feed: str | None, name: str | None, currency: str | None) -> None:
+@click.option(
+    "--mark-policy", type=KEYWORD, help="Ticks that store their marks: EVERY_TICK (default), SESSION, EVENTS."
+)
+def run_start(
+    user: int, cash: str, feed: str | None, name: str | None, currency: str | None, mark_policy: str | None
+) -> None:
     """Start a run for USER, who can have one RUNNING at a time."""
     with session() as s:
         terms = {"user_id": user, "initial_cash": cash, "feed": feed, "name": name, "currency": currency}
+        terms["mark_policy"] = mark_policy
         run_id = s.call_once("start_run", **terms)["start_run"]
         row = get_run(s, user, run_id)
     emit(row, f"run {run_id} of user {user} is {row['status']}")
@@ -91,8 +97,9 @@ def _describe(s: Session, user: int, run: int) -> dict[str, Any]:
     key = (user, run)
     state = s.select("select * from engine_state where user_id = %s and run_id = %s", *key)
     equity = s.select(
-        """select * from paper_equity_curve where user_id = %s and run_id = %s
-            order by logical_time desc limit 1""",
+        """select s.user_id, s.run_id, e.*
+             from engine_state s cross join lateral equity_at(s.user_id, s.run_id, s.last_logical_time) e
+            where s.user_id = %s and s.run_id = %s""",
         *key,
     )
     return {

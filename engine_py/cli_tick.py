@@ -122,13 +122,13 @@ def digest(user: int, run: int) -> None:
 def _mark(s: Session, user: int, run: int, time: str | None = None) -> dict[str, Any]:
     """The run's equity at a time, or at its last."""
     rows = s.select(
-        """select * from paper_equity_curve where user_id = %s and run_id = %s
-              and logical_time = coalesce(%s::timestamptz, logical_time)
-            order by logical_time desc limit 1""",
-        *(user, run, time),
+        """select e.* from engine_state s
+            cross join lateral equity_at(s.user_id, s.run_id, coalesce(%s::timestamptz, s.last_logical_time)) e
+            where s.user_id = %s and s.run_id = %s""",
+        *(time, user, run),
     )
     nothing = dict.fromkeys(("logical_time", "cash", "market_value", "equity"))
-    return rows[0] if rows else {"user_id": user, "run_id": run, **nothing}
+    return {"user_id": user, "run_id": run, **(rows[0] if rows else nothing)}
 
 
 def _words(mark: dict[str, Any]) -> str:
