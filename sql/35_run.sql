@@ -103,8 +103,9 @@ begin
   return new;
 end $$;
 
--- The guards name every operator and table in full: a trigger runs under its caller's path, where operators of the
--- caller's could shadow PostgreSQL's, and to pin the path costs a fifth of a guard's time.
+-- The two guards of a row name every operator, type and table in full: a trigger runs under its caller's path, where
+-- what the caller made could shadow PostgreSQL's (a type in pg_temp even does so by itself), and to pin the path costs a
+-- fifth of a guard's time. The others are pinned.
 -- FOR SHARE conflicts with the status change, so STOP waits for this writer or this writer for STOP; the foreign key's
 -- own lock does not. A parent that cannot be seen is not RUNNING.
 create function engine.refuse_row(p_table text, p_user_id bigint, p_run_id bigint, p_status text) returns void
@@ -120,7 +121,7 @@ end $$;
 create function engine.guard_row() returns trigger
 language plpgsql as $$
 declare
-  v_status text;
+  v_status pg_catalog.text;
 begin
   select r.status into v_status
     from public.strategy_run r
@@ -154,7 +155,7 @@ end $$;
 create function engine.guard_change() returns trigger
 language plpgsql as $$
 declare
-  v_status text;
+  v_status pg_catalog.text;
 begin
   if new.user_id operator(pg_catalog.<>) old.user_id or new.run_id operator(pg_catalog.<>) old.run_id then
     perform engine.refuse('TE004', pg_catalog.format('table=%s user_id=%s run_id=%s', tg_table_name, old.user_id, old.run_id));
@@ -177,9 +178,9 @@ begin
   return null;
 end $$;
 
--- BEFORE DELETE: a row goes only by the cascade of its run, when the run is gone.
+-- BEFORE DELETE: a row goes only by the cascade of its run, when the run is gone: gone, not merely hidden from who asks.
 create function engine.guard_delete() returns trigger
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   if exists (select from public.strategy_run r where r.user_id = old.user_id and r.run_id = old.run_id) then
     perform engine.refuse('TE004', format('table=%s user_id=%s run_id=%s', tg_table_name, old.user_id, old.run_id));

@@ -3,8 +3,9 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
--- From when on the next slot of each plan may execute: its due date, and a first price of its symbol. Null: never, or
--- not known yet. Those that lie after p_time stand already, and a plan that was due before has had its first price.
+-- From when on the next slot of each plan may execute: its due date, and a first price of its symbol. Too early does no
+-- harm, the tick asks again, too late would; so three hours before midnight, because where clocks are set back there may
+-- be two of them. Null: never, or not known yet. Those that lie after p_time stand already, and a plan that was due before has had its first price.
 create function engine.with_due_times(c engine.context, p_time timestamptz default null) returns engine.context
 language plpgsql stable as $$
 declare
@@ -21,7 +22,7 @@ begin
       v_first := (select min(b.logical_time) from price_bar b where b.feed = c.feed and b.symbol = v_sip.symbol);
     end if;
     c.due[i] := engine.next_due_date(c.calendar, v_sip.start_date, v_sip.frequency, v_sip.roll, v_sip.next_slot,
-                                     v_sip.instalments, v_sip.end_date, v_sip.next_slot - 1, v_sip.last_date)::timestamp at time zone c.time_zone;
+                                     v_sip.instalments, v_sip.end_date, v_sip.next_slot - 1, v_sip.last_date)::timestamp at time zone c.time_zone - interval '3 hours';
     -- null stays null: greatest would skip it
     c.due[i] := case when c.due[i] < v_first then v_first when v_first is not null then c.due[i] end;
   end loop;
@@ -29,7 +30,7 @@ begin
     continue when p_time is not null and (c.due[v_sips + i] <= p_time) is not true;
     v_rebalance := c.rebalances[i];
     c.due[v_sips + i] := engine.next_due_date(c.calendar, v_rebalance.start_date, v_rebalance.frequency, 'NEXT',
-                                              v_rebalance.next_slot, null, null, v_rebalance.next_slot - 1, v_rebalance.last_date)::timestamp at time zone c.time_zone;
+                                              v_rebalance.next_slot, null, null, v_rebalance.next_slot - 1, v_rebalance.last_date)::timestamp at time zone c.time_zone - interval '3 hours';
   end loop;
   return c;
 end $$;
@@ -50,7 +51,7 @@ begin
   loop
     -- the next event is at the first time that is not earlier than what is due
     v_event := least((c.match).logical_time, (select min(d) from unnest(c.due) d));
-    v_at := coalesce(greatest(v_at, width_bucket(v_event - interval '1 microsecond', p_times)), v_count) + 1;
+    v_at := 1 + case when v_event is null then v_count else greatest(v_at, width_bucket(v_event - interval '1 microsecond', p_times)) end;
     if v_at > v_marked + 1 then
       c := engine.add_span(c, p_times[v_marked + 1 : v_at - 1], p_times[v_at]);
       v_marked := v_at - 1;

@@ -107,19 +107,26 @@ begin
   insert into engine.posting (feed, contexts, spans) values (p_feed, v_contexts, v_spans);
 end $$;
 
--- Null when all the runs given were ticked, else what went wrong, with nothing written. The rows were locked before,
+-- Tick the runs given; or, with p_error, send the one busy run to ERROR. Null when that went well, else what went wrong,
+-- with nothing written. The rows were locked before,
 -- outside this block: a caught error releases what was locked inside it. Classes 40, 55P03 and 57014 concern the call,
 -- not a run, and are raised; every other class of PostgreSQL and of the engine is named, because a nameless catch has
 -- swallowed deadlocks before.
 -- writes: every per-run table
 create function engine.attempt(
-  p_user_ids bigint[], p_run_ids bigint[], p_busy_users bigint[], p_busy_runs bigint[], p_feed text, p_time timestamptz
+  p_user_ids bigint[], p_run_ids bigint[], p_busy_users bigint[], p_busy_runs bigint[], p_feed text, p_time timestamptz,
+  p_error text default null
 ) returns text
 language plpgsql as $$
 declare
   v_state text;
   v_message text;
 begin
+  if p_error is not null then
+    update strategy_run r set status = 'ERROR', status_reason = p_error
+     where r.user_id = p_busy_users[1] and r.run_id = p_busy_runs[1];
+    return null;
+  end if;
   perform engine.tick_runs(p_user_ids, p_run_ids, p_busy_users, p_busy_runs, p_feed, p_time);
   return null;
 exception
@@ -210,9 +217,9 @@ begin
     v_busy_runs := v_busy_runs || v_runs;
     for i in 1 .. cardinality(v_busy_users) loop
       v_error := engine.attempt(null, null, v_busy_users[i : i], v_busy_runs[i : i], p_feed, p_time);
-      if v_error is not null then
-        update strategy_run r set status = 'ERROR', status_reason = v_error
-         where r.user_id = v_busy_users[i] and r.run_id = v_busy_runs[i];
+      if v_error is not null
+         and engine.attempt(null, null, v_busy_users[i : i], v_busy_runs[i : i], p_feed, p_time, v_error) is not null then
+        raise warning 'run % of user % failed and cannot be stopped', v_busy_runs[i], v_busy_users[i] using detail = v_error;
       end if;
     end loop;
   end if;

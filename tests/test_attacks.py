@@ -200,3 +200,107 @@ def test_the_terms_of_a_run_are_fixed_once_it_has_state(tx: Conn, change: str) -
     run = Run(daily(tx))
     with refused(tx, "TE004"):
         tx.execute(f"update strategy_run set {change} where (user_id, run_id) = (%s, %s)", run.key)  # type: ignore[arg-type]
+
+
+def test_a_type_of_the_caller_does_not_open_the_guards(db: Conn, connect: Connect) -> None:
+    """pg_temp is searched first for types, on any path: a session's own text must not become the guards'."""
+    run = Run(daily(db))
+    run.tick(DAYS[0])
+    db.execute("select place_order(%s, %s, 'A', 'BUY', 1)", run.key)
+    run.call("stop_run")
+    for statement in (
+        "insert into mtm_ledger values ({}, {}, '2024-02-01Z', 0, 0, 0, 0)",
+        "insert into forbidden_symbol values ({}, {}, 'A')",
+        "update paper_order set status = 'FILLED' where (user_id, run_id) = ({}, {})",
+        "update engine_state set cash = 777 where (user_id, run_id) = ({}, {})",
+    ):
+        session_ = connect()  # in which no guard has been compiled yet
+        session_.execute(
+            "create type pg_temp.text as enum ('RUNNING');"
+            "create function pg_temp.f(pg_catalog.text) returns pg_temp.text language plpgsql"
+            " as $$ begin return 'RUNNING'::pg_temp.text; end $$;"
+            "create cast (pg_catalog.text as pg_temp.text) with function pg_temp.f(pg_catalog.text) as assignment"
+        )
+        with pytest.raises(psycopg.Error) as error:
+            session_.execute(sql.SQL(statement).format(*map(sql.Literal, run.key)))
+        assert error.value.sqlstate == "TE001"
+
+
+@pytest.mark.parametrize(("zone", "day"), [("America/Havana", "2023-11-05"), ("Atlantic/Azores", "2023-10-29")])
+def test_replay_and_tick_agree_where_a_day_begins_twice(tx: Conn, zone: str, day: str) -> None:
+    """Clocks are set back from 1:00 to 0:00 that night: midnight comes twice, and the slot is due from the first."""
+    market = Market(tx, zone=zone, symbols=["A"])
+    calendar = f"calendar of {zone}"
+    tx.execute("insert into calendar values (%s, %s)", [calendar, zone])
+    span = (
+        f"generate_series(timestamptz '{day} 00:00Z' - interval '1 day', '{day} 00:00Z'::timestamptz + interval '1 day'"
+    )
+    tx.execute(
+        "insert into market_session select %s, (t at time zone 'UTC')::date, t, t + interval '24 hours'"  # type: ignore[arg-type]
+        f" from {span}, '1 day') t",
+        [calendar],
+    )
+    tx.execute("update feed set calendar = %s where feed = %s", [calendar, market.feed])
+    tx.execute(
+        "insert into price_bar (feed, symbol, logical_time, open, high, low, close)"  # type: ignore[arg-type]
+        f" select %s, 'A', t, 100, 100, 100, 100 from {span}, '1 hour') t",
+        [market.feed],
+    )
+    times = [t for (t,) in tx.execute("select logical_time from price_bar where feed = %s order by 1", [market.feed])]
+    runs = [Run(market), Run(market)]
+    for run in runs:
+        run.sip("A", 100, "WEEKLY", day)
+    for time in times:
+        runs[0].tick(time)
+    tx.execute("call replay(%s, %s, %s, %s)", [*runs[1].key, times[0], times[-1]])
+    assert len({val(tx, "select run_digest(%s, %s)", *run.key) for run in runs}) == 1
+    assert val(tx, "select count(*) from paper_trade where (user_id, run_id) = (%s, %s)", *runs[0].key) == 1
+
+
+def test_a_run_that_cannot_even_be_stopped_does_not_stop_the_others(tx: Conn) -> None:
+    market = daily(tx)
+    bad, good = Run(market), Run(market)
+    for run in (bad, good):
+        tx.execute("select place_order(%s, %s, 'A', 'BUY', 1, 'LIMIT', 1)", run.key)
+    tx.execute(
+        f"create function trip() returns trigger language plpgsql as $$ begin if new.user_id = {bad.key[0]} then"
+        " raise exception 'no'; end if; return new; end $$"  # type: ignore[arg-type]
+    )
+    for table in ("mtm_ledger", "paper_order"):  # the tick fails, and so does the cancel of the open order
+        tx.execute(f"create trigger trip before insert or update on {table} for each row execute function trip()")  # type: ignore[arg-type]
+    tx.execute("call tick_all(%s, %s)", [at(DAYS[0]), market.feed])
+    query = "select status from strategy_run where (user_id, run_id) = (%s, %s)"
+    assert (val(tx, query, *bad.key), val(tx, query, *good.key)) == ("RUNNING", "RUNNING")
+    count = "select count(*) from mtm_ledger where (user_id, run_id) = (%s, %s)"
+    assert (val(tx, count, *bad.key), val(tx, count, *good.key)) == (0, 1)
+
+
+def test_quiet_bars_are_no_events(tx: Conn) -> None:
+    """With nothing due and no open order a replay leaps: its first tick is the only one, whatever follows."""
+    market = daily(tx)
+    run = Run(market)
+    done = "select engine.replay_events(%s, %s, %s, %s, 2, true)"
+    assert val(tx, done, *run.key, at(DAYS[0]), at(DAYS[-1])) is True
+    assert val(tx, "select count(*) from mtm_ledger where (user_id, run_id) = (%s, %s)", *run.key) == len(DAYS)
+
+
+def test_a_hidden_run_is_not_a_deleted_one(db: Conn) -> None:
+    """Row-level security hides the run from a role; its rows must stay all the same."""
+    run = Run(daily(db))
+    run.tick(DAYS[0])
+    try:
+        db.execute("create role papertick_blind")
+    except psycopg.errors.InsufficientPrivilege:
+        pytest.skip("this role may not create roles")
+    try:
+        db.execute(
+            "grant select, delete on mtm_ledger to papertick_blind; grant select on strategy_run to papertick_blind"
+        )
+        db.execute("alter table strategy_run enable row level security")
+        db.execute("set role papertick_blind")
+        with pytest.raises(psycopg.Error) as error:
+            db.execute("delete from mtm_ledger")
+        assert error.value.sqlstate == "TE004"
+    finally:
+        db.execute("reset role; drop owned by papertick_blind; drop role papertick_blind")
+        db.execute("alter table strategy_run disable row level security")
