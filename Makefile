@@ -22,8 +22,9 @@ lint: .venv/linters ## check style, types, and the PL/pgSQL with plpgsql_check
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy --strict engine_py bench
 	@$(BIN)/python tests/gate_plpgsql_check.py
+	@$(BIN)/python -m bench.document --check
 
-bench: .venv/installed ## measure, the quick set: minutes, no network needed (ARGS: --only ticks,replay)
+bench: .venv/installed ## measure, the quick set: three minutes (ARGS: --only ticks,replay)
 	@$(BIN)/python -m bench --quick $(ARGS)
 
 bench-full: .venv/installed ## measure all, against every peer: hours, 25 GB, network (ARGS: --pgledger FILE)
