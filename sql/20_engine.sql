@@ -84,7 +84,10 @@ create type engine.span as (
 
 -- What will become of an open order, if cash allows: it fills at price, or price null, it expires. phase orders what
 -- happens in one bar time.
-create type engine.match as (logical_time timestamptz, phase int, price numeric, paper_order public.paper_order);
+create type engine.match as (
+  logical_time timestamptz, phase int, price numeric,
+  order_id bigint, symbol text, side text, quantity numeric, filled_quantity numeric, reserve_price numeric
+);
 
 -- A run in memory: read once after the lock, carried through the steps, written once by engine.post. No step reads a
 -- table that another step of the same tick writes. Positions are parallel arrays; last_*_id and the limits are null

@@ -5,7 +5,7 @@ create type engine.market_session as (session_date date, open_at timestamptz, cl
 
 -- When the ALWAYS session opened that holds p_time: (00:00, 24:00] of a UTC day.
 create function engine.utc_open(p_time timestamptz) returns timestamptz
-language sql immutable return date_trunc('day', p_time - interval '1 microsecond', 'UTC');
+language sql stable return date_trunc('day', p_time - interval '1 microsecond', 'UTC');
 
 -- The first session that closes at p_time or later (p_after: strictly later). ALWAYS has one per UTC day,
 -- (00:00, 24:00]; 24 hours, not a day, because a day has another length where the session's zone changes its clocks.

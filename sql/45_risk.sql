@@ -34,16 +34,15 @@ begin
 end $$;
 
 -- Cash that an open order holds back; a sale holds none.
-create function engine.reservation(p_order paper_order, p_scale int) returns numeric
+create function engine.reservation(p_side text, p_open_quantity numeric, p_reserve_price numeric, p_scale int) returns numeric
 language sql immutable
-return case when (p_order).side = 'BUY'
-            then coalesce(round(((p_order).quantity - (p_order).filled_quantity) * (p_order).reserve_price, p_scale), 0) else 0 end;
+return case when p_side = 'BUY' then coalesce(round(p_open_quantity * p_reserve_price, p_scale), 0) else 0 end;
 
 -- Cash that open buys hold back.
 create function engine.reserved_cash(c engine.context) returns numeric
 language plpgsql stable as $$
 begin
-  return (select coalesce(sum(engine.reservation(o, c.scale)), 0)
+  return (select coalesce(sum(engine.reservation(o.side, o.quantity - o.filled_quantity, o.reserve_price, c.scale)), 0)
           from paper_order o
          where o.user_id = c.user_id and o.run_id = c.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED'));
 end $$;

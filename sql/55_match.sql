@@ -31,10 +31,12 @@ declare
   v_cursor refcursor;
 begin
   open v_cursor for
-    select f.logical_time, f.phase, engine.fill_price(o.order_type, o.side, o.limit_price, b.open, b.high, b.low, f.is_fresh), o
+    select f.logical_time, f.phase, engine.fill_price(o.order_type, o.side, o.limit_price, b.open, b.high, b.low, f.is_fresh),
+           o.order_id, o.symbol, o.side, o.quantity, o.filled_quantity, o.reserve_price
       from (select c.user_id as user_id, c.run_id as run_id, c.feed as feed, c.calendar as calendar, p_after as after,
                    p_to as upto, c.first_logical_time as first offset 0) a
       join paper_order o on o.user_id = a.user_id and o.run_id = a.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
+       and (o.logical_time < a.upto or o.logical_time is null)
      cross join lateral (
         select case when o.time_in_force <> 'DAY' then null
                     when a.calendar = 'ALWAYS' then engine.utc_open(coalesce(o.logical_time + interval '1 microsecond', a.first)) + interval '24 hours'
@@ -64,7 +66,7 @@ begin
                     when o.side = 'SELL' then 1 else 2 end as phase,
                not exists (select from price_bar p
                             where p.feed = a.feed and p.symbol = o.symbol and p.logical_time < b.logical_time
-                              and p.logical_time > greatest(b.open_at, coalesce(o.logical_time, a.first - interval '1 microsecond'))) as is_fresh) f
+                              and p.logical_time > greatest(b.open_at, coalesce(o.logical_time, a.first - interval '1 microsecond'))) as is_fresh offset 0) f
      where f.logical_time is not null
      order by f.logical_time, f.phase, o.order_id;
   return v_cursor;
@@ -117,18 +119,18 @@ end $$;
 create function engine.end_order(c engine.context) returns engine.context
 language plpgsql stable as $$
 declare
-  o paper_order := (c.match).paper_order;
+  o engine.match := c.match;
   e engine.entry;
 begin
   c := engine.with_limits(c);
-  c.reserved := c.reserved - engine.reservation(o, c.scale);
-  e.logical_time := (c.match).logical_time;
+  c.reserved := c.reserved - engine.reservation(o.side, o.quantity - o.filled_quantity, o.reserve_price, c.scale);
+  e.logical_time := o.logical_time;
   e.order_id := o.order_id;
   e.is_new := false;
   e.symbol := o.symbol;
   e.side := o.side;
   e.quantity := o.quantity - o.filled_quantity;
-  e.price := (c.match).price;
+  e.price := o.price;
   if e.price is null then
     e.status := 'EXPIRED';
     return engine.note(c, e);
