@@ -6,11 +6,9 @@ same everywhere. Times are the client's, commits included.
 
 from __future__ import annotations
 
-import secrets
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -18,12 +16,12 @@ from typing import Any, NamedTuple
 import click
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
-from engine_py import errors, install
+from engine_py import install
 from engine_py.cli_base import Command, Session, connection_string, emit, options
-from engine_py.db import Database, connect
+from engine_py.db import Database
 from engine_py.render import pairs, table
+from engine_py.scratch import scratch_database
 
 _FEED, _SYMBOL = "bench", "BENCH"
 _FIRST = datetime(2000, 1, 3, 21, tzinfo=UTC)  # a bar a day from here on
@@ -85,36 +83,13 @@ def run(dsn: str, size: Size, say: Callable[[str], None] = lambda words: None) -
         settings = _settings(conn)
         return {**settings, "bars": size.bars, "runs": size.runs, "measures": _Bench(conn, size).measures()}
 
-    with _scratch(dsn) as scratch:
+    with scratch_database(dsn) as scratch:
         with Database(scratch) as database:
             database.run(install.install)
             say(f"measuring {size.turns} turns in a scratch database")
             Session(database).run(set_up, repeatable=False)
         with Database(scratch) as database:  # a new session, which never saw the tables empty
             return Session(database).run(measure, repeatable=False)
-
-
-@contextmanager
-def _scratch(dsn: str) -> Iterator[str]:
-    """A database beside the one named, empty; dropped whatever happens. Yields its connection string."""
-    name = f"papertick_bench_{secrets.token_hex(4)}"
-    with connect(dsn) as admin:
-        role = admin.execute(
-            "select rolname, rolsuper or rolcreatedb from pg_roles where rolname = current_user"
-        ).fetchone()
-        if not role or not role[1]:
-            raise errors.ForbiddenError(
-                "the benchmark runs in a database of its own, and this role cannot create one",
-                code="42501",
-                detail=f"role={role and role[0]}",
-                hint=f"An administrator can allow it: alter role {role and role[0]} createdb",
-            )
-        admin.execute(sql.SQL("create database {} template template0").format(sql.Identifier(name)))
-    try:
-        yield make_conninfo(dsn, dbname=name)
-    finally:
-        with connect(dsn) as admin:  # again: the first may have been lost
-            admin.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
 
 
 def _settings(conn: psycopg.Connection) -> dict[str, Any]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
-from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+import engine_py.scratch
 from engine_py import bench, install
 from engine_py.cli import main
 
@@ -27,7 +27,7 @@ NAMES = [
 def scratch(monkeypatch: pytest.MonkeyPatch) -> str:
     """The name that the scratch database will have; nobody else's."""
     token = secrets.token_hex(8)
-    monkeypatch.setattr(bench.secrets, "token_hex", lambda size: token)
+    monkeypatch.setattr(engine_py.scratch.secrets, "token_hex", lambda size: token)
     return f"papertick_bench_{token}"
 
 
@@ -92,18 +92,6 @@ def test_bench_drops_its_database_when_it_fails(
     monkeypatch.setattr(bench, "_load_feed", fail)
     assert "division by zero" in invoke(dsn, "--quick", code=1).stderr
     assert not exists(db, scratch)
-
-
-@pytest.fixture
-def plain_role(db: psycopg.Connection) -> Iterator[str]:
-    """A role that cannot create databases."""
-    role = f"{db.info.dbname}_plain"
-    try:
-        db.execute(sql.SQL("create role {}").format(sql.Identifier(role)))
-    except psycopg.errors.InsufficientPrivilege:
-        pytest.skip("the role of DB_DSN cannot create roles")
-    yield role
-    db.execute(sql.SQL("drop role {}").format(sql.Identifier(role)))
 
 
 def test_bench_refuses_a_role_that_cannot_create_databases(
