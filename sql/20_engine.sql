@@ -67,6 +67,10 @@ return case
   else 2
 end;
 
+-- What a quantity is worth at a price, in money of that many decimals: half away from zero.
+create function engine.value(p_quantity numeric, p_price numeric, p_scale int) returns numeric
+language sql immutable parallel safe return round(p_quantity * p_price, p_scale);
+
 -- One deed of the engine that is decided but not yet written: an order (new, or an open one that ends), its trade and
 -- cash entry, an event. engine.post writes it to the ledgers.
 create type engine.entry as (
@@ -119,9 +123,7 @@ end $$;
 create function engine.lock_run(p_user_id bigint, p_run_id bigint) returns void
 language plpgsql as $$
 begin
-  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
-    perform engine.require_read_committed(p_user_id, p_run_id);
-  end if;
+  perform engine.require_read_committed(p_user_id, p_run_id);
   perform from strategy_run r where r.user_id = p_user_id and r.run_id = p_run_id for no key update skip locked;
   if found then
     perform pg_try_advisory_xact_lock(hashtextextended(p_user_id || ':' || p_run_id, 0));

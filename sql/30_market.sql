@@ -3,30 +3,32 @@ set local search_path = public, pg_temp;
 
 create type engine.market_session as (session_date date, open_at timestamptz, close_at timestamptz);
 
--- When the ALWAYS session opened that holds p_time: (00:00, 24:00] of a UTC day.
-create function engine.utc_open(p_time timestamptz) returns timestamptz
-language sql stable return date_trunc('day', p_time - interval '1 microsecond', 'UTC');
+-- The first session that closes at p_time or later; no row past the calendar. ALWAYS has one per UTC day, (00:00, 24:00];
+-- 24 hours, not a day, because a day has another length where the session's zone changes its clocks. A query over many
+-- times joins it laterally: it is inlined, and its search is an index's.
+create function engine.session_by(p_calendar text, p_time timestamptz)
+returns table (session_date date, open_at timestamptz, close_at timestamptz)
+language sql stable
+begin atomic
+  select (d.open_at at time zone 'UTC')::date, d.open_at, d.open_at + interval '24 hours'
+    from (select date_trunc('day', p_time - interval '1 microsecond', 'UTC') as open_at) d
+   where p_calendar = 'ALWAYS'
+  union all
+  (select m.session_date, m.open_at, m.close_at from market_session m
+    where m.calendar = p_calendar and m.close_at >= p_time and p_calendar <> 'ALWAYS'
+    order by m.close_at limit 1);
+end;
 
--- The first session that closes at p_time or later (p_after: strictly later). ALWAYS has one per UTC day,
--- (00:00, 24:00]; 24 hours, not a day, because a day has another length where the session's zone changes its clocks.
+-- The same for one time; p_after: it closes strictly later. TE203 past the calendar.
 create function engine.next_close(p_calendar text, p_time timestamptz, p_after boolean default false)
 returns engine.market_session
 language plpgsql stable as $$
 declare
   s engine.market_session;
 begin
-  if p_calendar = 'ALWAYS' then
-    s.open_at := engine.utc_open(case when p_after then p_time + interval '1 microsecond' else p_time end);
-    s.close_at := s.open_at + interval '24 hours';
-    s.session_date := (s.open_at at time zone 'UTC')::date;
-    return s;
-  end if;
-
-  select m.session_date, m.open_at, m.close_at into s
-    from (select p_calendar as calendar, p_time as since offset 0) a
-   cross join lateral (select * from market_session m
-                        where m.calendar = a.calendar and m.close_at >= a.since and (m.close_at > a.since or not p_after)
-                        order by m.close_at limit 1) m;
+  select n.session_date, n.open_at, n.close_at into s
+    from (select p_calendar as calendar, case when p_after then p_time + interval '1 microsecond' else p_time end as at offset 0) a
+   cross join lateral engine.session_by(a.calendar, a.at) n;
   if not found then
     perform engine.refuse('TE203', format('calendar=%s time=%s', p_calendar, engine.iso(p_time)));
   end if;

@@ -103,7 +103,7 @@ begin
   return new;
 end $$;
 
--- The two guards of a row name every operator, type and table in full: a trigger runs under its caller's path, where
+-- The guard of a row names every operator, type and table in full: a trigger runs under its caller's path, where
 -- what the caller made could shadow PostgreSQL's (a type in pg_temp even does so by itself), and to pin the path costs a
 -- fifth of a guard's time. The others are pinned.
 -- FOR SHARE conflicts with the status change, so STOP waits for this writer or this writer for STOP; the foreign key's
@@ -117,12 +117,17 @@ begin
   perform engine.refuse('TE001', format('table=%s user_id=%s run_id=%s status=%s', p_table, p_user_id, p_run_id, p_status));
 end $$;
 
--- BEFORE INSERT or UPDATE, a row: its run is RUNNING.
+-- BEFORE INSERT, or UPDATE of a state row: its run is RUNNING, and it stays with its run.
 create function engine.guard_row() returns trigger
 language plpgsql as $$
 declare
   v_status pg_catalog.text;
 begin
+  if tg_op operator(pg_catalog.=) 'UPDATE' then
+    if new.user_id operator(pg_catalog.<>) old.user_id or new.run_id operator(pg_catalog.<>) old.run_id then
+      perform engine.refuse('TE004', pg_catalog.format('table=%s user_id=%s run_id=%s', tg_table_name, old.user_id, old.run_id));
+    end if;
+  end if;
   select r.status into v_status
     from public.strategy_run r
    where r.user_id operator(pg_catalog.=) new.user_id and r.run_id operator(pg_catalog.=) new.run_id for share;
@@ -148,25 +153,6 @@ begin
     end if;
     perform engine.refuse_row(tg_table_name, v.user_id, v.run_id, v_status);
   end loop;
-  return null;
-end $$;
-
--- BEFORE UPDATE of a state row: its run is RUNNING, and it stays with its run.
-create function engine.guard_change() returns trigger
-language plpgsql as $$
-declare
-  v_status pg_catalog.text;
-begin
-  if new.user_id operator(pg_catalog.<>) old.user_id or new.run_id operator(pg_catalog.<>) old.run_id then
-    perform engine.refuse('TE004', pg_catalog.format('table=%s user_id=%s run_id=%s', tg_table_name, old.user_id, old.run_id));
-  end if;
-  select r.status into v_status
-    from public.strategy_run r
-   where r.user_id operator(pg_catalog.=) new.user_id and r.run_id operator(pg_catalog.=) new.run_id for share;
-  if v_status operator(pg_catalog.=) 'RUNNING' then
-    return new;
-  end if;
-  perform engine.refuse_row(tg_table_name, new.user_id, new.run_id, v_status);
   return null;
 end $$;
 

@@ -91,7 +91,7 @@ begin
                         order by l.entry_id desc limit 1), 0);
 end $$;
 
--- Note a deed that moves no money: an order that ends without a trade, an event.
+-- Note a deed, to be written.
 create function engine.note(c engine.context, e engine.entry) returns engine.context
 language plpgsql immutable as $$
 begin
@@ -105,7 +105,7 @@ end $$;
 create function engine.book_trade(c engine.context, e engine.entry) returns engine.context
 language plpgsql stable as $$
 declare
-  v_value numeric := round(e.quantity * e.price, c.scale);
+  v_value numeric := engine.value(e.quantity, e.price, c.scale);
   v_sold numeric;
   i int := array_position(c.symbols, e.symbol);
 begin
@@ -137,7 +137,5 @@ begin
     c.cost_basis := c.cost_basis - v_sold;
     c.realized_pnl := c.realized_pnl + e.amount - v_sold;
   end if;
-  c.journal := c.journal || e;
-  c.has_written := true;
-  return c;
+  return engine.note(c, e);
 end $$;

@@ -36,7 +36,7 @@ end $$;
 -- Cash that an open order holds back; a sale holds none.
 create function engine.reservation(p_side text, p_open_quantity numeric, p_reserve_price numeric, p_scale int) returns numeric
 language sql immutable
-return case when p_side = 'BUY' then coalesce(round(p_open_quantity * p_reserve_price, p_scale), 0) else 0 end;
+return case when p_side = 'BUY' then coalesce(engine.value(p_open_quantity, p_reserve_price, p_scale), 0) else 0 end;
 
 -- Cash that open buys hold back.
 create function engine.reserved_cash(c engine.context) returns numeric
@@ -81,7 +81,7 @@ create function engine.reject_reason(
 ) returns text
 language plpgsql immutable as $$
 declare
-  v_value numeric := round(p_quantity * p_price, c.scale);
+  v_value numeric := engine.value(p_quantity, p_price, c.scale);
   v_held numeric := coalesce(c.quantities[array_position(c.symbols, p_symbol)], 0);
 begin
   return case

@@ -37,28 +37,21 @@ begin
                    p_to as upto, c.first_logical_time as first offset 0) a
       join paper_order o on o.user_id = a.user_id and o.run_id = a.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
        and (o.logical_time < a.upto or o.logical_time is null)
-     cross join lateral (
-        select case when o.time_in_force <> 'DAY' then null
-                    when a.calendar = 'ALWAYS' then engine.utc_open(coalesce(o.logical_time + interval '1 microsecond', a.first)) + interval '24 hours'
-                    else (select m.close_at from market_session m
-                           where m.calendar = a.calendar and m.close_at >= coalesce(o.logical_time + interval '1 microsecond', a.first)
-                           order by m.close_at limit 1) end as close_at offset 0) d
+      left join lateral (
+        select n.close_at from engine.session_by(a.calendar, coalesce(o.logical_time + interval '1 microsecond', a.first)) n
+         where o.time_in_force = 'DAY') d on true
       left join lateral (
         select b.logical_time, b.logical_time > d.close_at as is_past from price_bar b
          where b.feed = a.feed and b.logical_time >= d.close_at and b.logical_time > a.after and b.logical_time <= a.upto
          order by b.logical_time limit 1) e on true
       left join lateral (
-        select b.logical_time, b.open, b.high, b.low,
-               case a.calendar when 'ALWAYS' then engine.utc_open(b.logical_time)
-                 else (select m.open_at from market_session m where m.calendar = a.calendar and m.close_at >= b.logical_time
-                        order by m.close_at limit 1) end as open_at
+        select b.logical_time, b.open, b.high, b.low, n.open_at
           from price_bar b
+         cross join lateral engine.session_by(a.calendar, b.logical_time) n
          where b.feed = a.feed and b.symbol = o.symbol and b.logical_time > greatest(a.after, o.logical_time)
            and b.logical_time <= coalesce(e.logical_time, a.upto) and (b.logical_time < e.logical_time or e.is_past is not true)
            and engine.fill_price(o.order_type, o.side, o.limit_price, b.open, b.high, b.low, true) is not null
-           and (a.calendar = 'ALWAYS'
-                or (select m.open_at from market_session m where m.calendar = a.calendar and m.close_at >= b.logical_time
-                     order by m.close_at limit 1) < b.logical_time)
+           and n.open_at < b.logical_time
          order by b.logical_time limit 1) b on true
      cross join lateral (
         select coalesce(b.logical_time, e.logical_time) as logical_time,

@@ -102,7 +102,7 @@ begin
       else 'SIP_EXECUTED'
     end;
     if p_plan.whole_units and e.event_type in ('SIP_EXECUTED', 'SIP_SKIPPED_BELOW_UNIT') then
-      c.residual := v_money - round(v_quantity * p_price, c.scale);
+      c.residual := v_money - engine.value(v_quantity, p_price, c.scale);
     end if;
   end if;
 
@@ -129,8 +129,6 @@ declare
 begin
   for i in 1 .. coalesce(cardinality(c.sips), 0) loop
     v_plan := c.sips[i];
-    -- what first_slot_not_due would find, sooner
-    continue when v_plan.roll <> 'PREVIOUS' and engine.dated_slot(v_plan.start_date, v_plan.frequency, v_plan.next_slot) > v_date;
     v_end := engine.first_slot_not_due(c.calendar, v_plan.start_date, v_plan.frequency, v_plan.roll, v_plan.next_slot,
                                        v_plan.instalments, v_plan.end_date, v_date, v_plan.next_slot - 1, v_plan.last_date);
     continue when v_end = v_plan.next_slot;

@@ -11,11 +11,7 @@ begin
   return null;
 end $$;
 
--- market_value sums value(quantity, last close at or before the time) by symbol; a run that holds nothing marks 0.
-create function engine.value(p_quantity numeric, p_price numeric, p_scale int) returns numeric
-language sql immutable parallel safe return round(p_quantity * p_price, p_scale);
-
--- One run at one time.
+-- One run at one time: sums value(quantity, last close at or before the time) by symbol; a run that holds nothing marks 0.
 create function engine.market_value(c engine.context, p_time timestamptz) returns numeric
 language plpgsql stable as $$
 begin
@@ -29,33 +25,45 @@ begin
      where h.quantity <> 0);
 end $$;
 
--- Each half alone, for a time that the other has closed already, and for callers of a single step. An equity row takes
--- the market value of its mtm row where there is one, and the other way round: the ledgers agree even if a bar was
--- corrected in between.
+-- What a mark of this time says: where one half is stored already, what that says, so that the ledgers agree even if a bar
+-- was corrected in between.
+create function engine.marked_value(c engine.context, p_time timestamptz) returns numeric
+language plpgsql stable as $$
+begin
+  if not c.is_closed then
+    return engine.market_value(c, p_time);
+  end if;
+  return coalesce(
+    (select m.market_value from mtm_ledger m where m.user_id = c.user_id and m.run_id = c.run_id and m.logical_time = p_time),
+    (select e.market_value from paper_equity_curve e where e.user_id = c.user_id and e.run_id = c.run_id and e.logical_time = p_time));
+end $$;
+
 -- writes: mtm_ledger
-create function engine.mark_mtm(c engine.context, p_time timestamptz) returns boolean
+create function engine.mark_mtm(c engine.context, p_time timestamptz, p_value numeric) returns void
 language plpgsql as $$
-declare
-  v_value numeric := coalesce((select e.market_value from paper_equity_curve e
-    where e.user_id = c.user_id and e.run_id = c.run_id and e.logical_time = p_time), engine.market_value(c, p_time));
 begin
   insert into mtm_ledger (user_id, run_id, logical_time, market_value, cost_basis, unrealized_pnl, realized_pnl)
-  values (c.user_id, c.run_id, p_time, v_value, c.cost_basis, v_value - c.cost_basis, c.realized_pnl)
-  on conflict (user_id, run_id, logical_time) do nothing;
-  return found;
+  values (c.user_id, c.run_id, p_time, p_value, c.cost_basis, p_value - c.cost_basis, c.realized_pnl);
 end $$;
 
 -- writes: paper_equity_curve
-create function engine.mark_equity(c engine.context, p_time timestamptz) returns boolean
+create function engine.mark_equity(c engine.context, p_time timestamptz, p_value numeric) returns void
 language plpgsql as $$
-declare
-  v_value numeric := coalesce((select m.market_value from mtm_ledger m
-    where m.user_id = c.user_id and m.run_id = c.run_id and m.logical_time = p_time), engine.market_value(c, p_time));
 begin
   insert into paper_equity_curve (user_id, run_id, logical_time, cash, market_value, equity)
-  values (c.user_id, c.run_id, p_time, c.cash, v_value, c.cash + v_value)
-  on conflict (user_id, run_id, logical_time) do nothing;
-  return found;
+  values (c.user_id, c.run_id, p_time, c.cash, p_value, c.cash + p_value);
+end $$;
+
+create function engine.has_mtm(c engine.context, p_time timestamptz) returns boolean
+language plpgsql stable as $$
+begin
+  return exists (select from mtm_ledger m where m.user_id = c.user_id and m.run_id = c.run_id and m.logical_time = p_time);
+end $$;
+
+create function engine.has_equity(c engine.context, p_time timestamptz) returns boolean
+language plpgsql stable as $$
+begin
+  return exists (select from paper_equity_curve e where e.user_id = c.user_id and e.run_id = c.run_id and e.logical_time = p_time);
 end $$;
 
 -- One run at one time: both rows if its policy wants them, or the one that is missing.
@@ -63,19 +71,17 @@ end $$;
 create function engine.mark_now(c engine.context, p_time timestamptz) returns void
 language plpgsql as $$
 declare
-  v_value money_amount;
+  v_value numeric;
 begin
-  if c.is_closed then
-    perform engine.mark_mtm(c, p_time), engine.mark_equity(c, p_time);
-    return;
-  elsif c.mark_policy <> 'EVERY_TICK' and engine.marked_times(c, array[p_time], null) = '{}' then
-    return;
+  if c.is_closed or c.mark_policy = 'EVERY_TICK' or engine.marked_times(c, array[p_time], null) <> '{}' then
+    v_value := engine.marked_value(c, p_time);
+    if not c.is_closed or not engine.has_mtm(c, p_time) then
+      perform engine.mark_mtm(c, p_time, v_value);
+    end if;
+    if not c.is_closed or not engine.has_equity(c, p_time) then
+      perform engine.mark_equity(c, p_time, v_value);
+    end if;
   end if;
-  v_value := engine.market_value(c, p_time);
-  insert into mtm_ledger (user_id, run_id, logical_time, market_value, cost_basis, unrealized_pnl, realized_pnl)
-  values (c.user_id, c.run_id, p_time, v_value, c.cost_basis, v_value - c.cost_basis, c.realized_pnl);
-  insert into paper_equity_curve (user_id, run_id, logical_time, cash, market_value, equity)
-  values (c.user_id, c.run_id, p_time, c.cash, v_value, c.cash + v_value);
 end $$;
 
 -- Any number of runs and times, by the same rule, in one statement.
@@ -165,9 +171,7 @@ begin
   return array(
       select t.at
         from (select u.at, lead(u.at, 1, p_next) over (order by u.at) as next from unnest(p_times) u (at)) t
-       cross join lateral (
-         select case c.calendar when 'ALWAYS' then engine.utc_open(t.at) + interval '24 hours'
-                  else (select m.close_at from market_session m where m.calendar = c.calendar and m.close_at >= t.at order by m.close_at limit 1) end as close_at) s
+       cross join lateral engine.session_by(c.calendar, t.at) s
        where t.at = s.close_at or t.next > s.close_at
        order by t.at);
 end $$;
@@ -191,10 +195,7 @@ begin
   if c.mark_policy <> 'SESSION' or c.last_logical_time is null or c.step_logical_time > c.last_logical_time then
     return c;
   end if;
-  if c.last_logical_time < p_time
-     and not exists (select from mtm_ledger m where m.user_id = c.user_id and m.run_id = c.run_id and m.logical_time = c.last_logical_time)
-     and not exists (select from paper_equity_curve e where e.user_id = c.user_id and e.run_id = c.run_id and e.logical_time = c.last_logical_time)
-  then
+  if c.last_logical_time < p_time and not engine.has_mtm(c, c.last_logical_time) and not engine.has_equity(c, c.last_logical_time) then
     c := engine.add_span(c, array[c.last_logical_time], p_time);
   end if;
   return c;

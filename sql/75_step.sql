@@ -7,9 +7,7 @@ set local plpgsql.extra_errors = 'shadowed_variables';
 create function engine.require_now(c engine.context, p_time timestamptz) returns void
 language plpgsql as $$
 begin
-  if c.status <> 'RUNNING' then
-    perform engine.require_running(c);
-  end if;
+  perform engine.require_running(c);
   if p_time < greatest(c.last_logical_time, c.step_logical_time) then
     perform engine.refuse('TE003', format('logical_time=%s last_logical_time=%s', engine.iso(p_time),
                                           engine.iso(greatest(c.last_logical_time, c.step_logical_time))));
@@ -36,8 +34,7 @@ begin
              where m.user_id = a.user_id and m.run_id = a.run_id and m.logical_time <= a.at order by m.logical_time desc limit 1),
            (select e.logical_time from paper_equity_curve e
              where e.user_id = a.user_id and e.run_id = a.run_id and e.logical_time <= a.at order by e.logical_time desc limit 1)),
-         case a.calendar when 'ALWAYS' then engine.utc_open(a.at)
-           else (select m.open_at from market_session m where m.calendar = a.calendar and m.close_at >= a.at order by m.close_at limit 1) end,
+         (select n.open_at from engine.session_by(a.calendar, a.at) n),
          coalesce(c.first_logical_time, p_time)
     into c.closed_through, v_session_open, c.first_logical_time
     from (select c.user_id as user_id, c.run_id as run_id, c.calendar as calendar, p_time as at offset 0) a;
@@ -118,14 +115,14 @@ language plpgsql as $$
 declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
 begin
-  if engine.is_complete(c, p_logical_time)
-     or exists (select from mtm_ledger l where l.user_id = p_user_id and l.run_id = p_run_id and l.logical_time = p_logical_time) then
+  if engine.is_complete(c, p_logical_time) or engine.has_mtm(c, p_logical_time) then
     return false;
   end if;
   perform engine.require_now(c, p_logical_time);
   c.has_written := true;
   perform engine.end_step(c, p_logical_time);
-  return engine.mark_mtm(c, p_logical_time);
+  perform engine.mark_mtm(c, p_logical_time, engine.marked_value(c, p_logical_time));
+  return true;
 end $$;
 
 create function engine.record_equity(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz) returns boolean
@@ -133,12 +130,12 @@ language plpgsql as $$
 declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
 begin
-  if engine.is_complete(c, p_logical_time)
-     or exists (select from paper_equity_curve l where l.user_id = p_user_id and l.run_id = p_run_id and l.logical_time = p_logical_time) then
+  if engine.is_complete(c, p_logical_time) or engine.has_equity(c, p_logical_time) then
     return false;
   end if;
   perform engine.require_now(c, p_logical_time);
   c.has_written := true;
   perform engine.end_step(c, p_logical_time);
-  return engine.mark_equity(c, p_logical_time);
+  perform engine.mark_equity(c, p_logical_time, engine.marked_value(c, p_logical_time));
+  return true;
 end $$;

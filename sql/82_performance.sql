@@ -149,8 +149,8 @@ begin
      where l.user_id = p_user_id and l.run_id = p_run_id and coalesce(l.logical_time, v_from) <= v_to
   ), trade as (
     select coalesce(sum(t.fees), 0) as fees, count(*) as trades,
-           coalesce(sum(round(t.quantity * t.price, v_scale)) filter (where t.side = 'BUY'), 0) as bought,
-           coalesce(sum(round(t.quantity * t.price, v_scale)) filter (where t.side = 'SELL'), 0) as sold
+           coalesce(sum(engine.value(t.quantity, t.price, v_scale)) filter (where t.side = 'BUY'), 0) as bought,
+           coalesce(sum(engine.value(t.quantity, t.price, v_scale)) filter (where t.side = 'SELL'), 0) as sold
       from paper_trade t
      where t.user_id = p_user_id and t.run_id = p_run_id
   )

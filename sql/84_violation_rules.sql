@@ -136,7 +136,7 @@ create view engine.violation_cash as
     left join cash_ledger l on l.user_id = t.user_id and l.run_id = t.run_id and l.trade_id = t.trade_id
    group by r.user_id, r.run_id, r.scale, t.trade_id, t.side, t.quantity, t.price, t.fees, t.logical_time
   having count(l.entry_id) <> 1
-      or sum(l.amount) <> case t.side when 'BUY' then -round(t.quantity * t.price, r.scale) else round(t.quantity * t.price, r.scale) end - t.fees
+      or sum(l.amount) <> case t.side when 'BUY' then -engine.value(t.quantity, t.price, r.scale) else engine.value(t.quantity, t.price, r.scale) end - t.fees
       or max(l.logical_time) is distinct from t.logical_time
   union all
   select c.user_id, c.run_id, 'cash_below_zero', format('entry_id=%s cash=%s', c.entry_id, c.cash)

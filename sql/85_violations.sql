@@ -10,7 +10,7 @@ create view engine.violation_position as
             join engine.accounted_run r on r.user_id = p.user_id and r.run_id = p.run_id) p
     full join (select t.user_id, t.run_id, t.symbol,
                       sum(case t.side when 'BUY' then t.quantity else -t.quantity end) as quantity,
-                      sum(case t.side when 'BUY' then -1 else 1 end * round(t.quantity * t.price, r.scale) - t.fees) as cash
+                      sum(case t.side when 'BUY' then -1 else 1 end * engine.value(t.quantity, t.price, r.scale) - t.fees) as cash
                  from paper_trade t
                  join engine.accounted_run r on r.user_id = t.user_id and r.run_id = t.run_id
                 group by t.user_id, t.run_id, t.symbol) t

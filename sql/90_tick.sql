@@ -51,8 +51,7 @@ begin
     if c.mark_policy <> 'EVERY_TICK' then
       return p_time >= c.first_logical_time;
     end if;
-    return exists (select from mtm_ledger m where m.user_id = c.user_id and m.run_id = c.run_id and m.logical_time = p_time)
-       and exists (select from paper_equity_curve e where e.user_id = c.user_id and e.run_id = c.run_id and e.logical_time = p_time);
+    return engine.has_mtm(c, p_time) and engine.has_equity(c, p_time);
   end if;
   return coalesce(p_time = c.last_logical_time, false);
 end $$;

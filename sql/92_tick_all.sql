@@ -4,13 +4,12 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
--- Runs are looked up by key, one by one (lateral, offset 0): joined, a table that was small when this was planned would
--- be read from end to end, other feeds' runs and ended ones included.
+-- Here and below runs are looked up by key, one by one (lateral, offset 0): joined, a table that was small when this was
+-- planned would be read from end to end, other feeds' runs and ended ones included.
 
--- Which of the locked runs need a whole tick? An open order, a due slot, a step since the last tick, no
--- state yet, or marks that depend on more than this time. What
--- is rarer (a raw mark of this time, a held symbol without a price) shows when the quiet runs are marked, and sends the
--- batch down the slow way.
+-- Which of the locked runs need a whole tick? An open order, a due slot, a step since the last tick, no state yet, or
+-- marks that depend on more than this time. What is rarer (a raw mark of this time, a held symbol without a price) shows
+-- when the quiet runs are marked, and sends the batch down the slow way.
 create function engine.runs_with_events(p_user_ids bigint[], p_run_ids bigint[], p_feed text, p_time timestamptz)
 returns table (user_id bigint, run_id bigint)
 language plpgsql stable as $$
@@ -108,10 +107,9 @@ begin
 end $$;
 
 -- Tick the runs given; or, with p_error, send the one busy run to ERROR. Null when that went well, else what went wrong,
--- with nothing written. The rows were locked before,
--- outside this block: a caught error releases what was locked inside it. Classes 40, 55P03 and 57014 concern the call,
--- not a run, and are raised; every other class of PostgreSQL and of the engine is named, because a nameless catch has
--- swallowed deadlocks before.
+-- with nothing written. The rows were locked before, outside this block: a caught error releases what was locked inside
+-- it. Classes 40, 55P03 and 57014 concern the call, not a run, and are raised; every other class of PostgreSQL and of the
+-- engine is named, because a nameless catch has swallowed deadlocks before.
 -- writes: every per-run table
 create function engine.attempt(
   p_user_ids bigint[], p_run_ids bigint[], p_busy_users bigint[], p_busy_runs bigint[], p_feed text, p_time timestamptz,
@@ -144,37 +142,28 @@ exception
     return v_state || ': ' || v_message;
 end $$;
 
--- The next runs of the feed after (p_user_id, p_run_id), null = from the start, that have not reached p_time, locked in
--- key order. p_is_shared: leave alone what somebody else has locked.
-create function engine.lock_batch(
-  p_feed text, p_time timestamptz, p_limit int, p_is_shared boolean, inout p_user_ids bigint[], inout p_run_ids bigint[]
-)
+-- Lock these runs in their order, those that are still RUNNING; p_is_shared: leave alone what somebody else has locked.
+create function engine.lock_runs(p_is_shared boolean, inout p_user_ids bigint[], inout p_run_ids bigint[])
 language plpgsql as $$
-declare
-  v_user_id constant bigint := coalesce(p_user_ids[cardinality(p_user_ids)], -9223372036854775808);
-  v_run_id constant bigint := coalesce(p_run_ids[cardinality(p_run_ids)], -9223372036854775808);
 begin
   if p_is_shared then
     select array_agg(l.user_id), array_agg(l.run_id) into p_user_ids, p_run_ids
-      from (select r.user_id, r.run_id
-              from strategy_run r
-              left join engine_state s on s.user_id = r.user_id and s.run_id = r.run_id
-             where r.feed = p_feed and r.status = 'RUNNING' and (r.user_id, r.run_id) > (v_user_id, v_run_id)
-               and coalesce(s.last_logical_time < p_time, true) and coalesce(s.step_logical_time <= p_time, true)
-             order by r.user_id, r.run_id limit p_limit for no key update of r skip locked) l;
+      from unnest(p_user_ids, p_run_ids) k (user_id, run_id)
+     cross join lateral (select r.user_id, r.run_id from strategy_run r
+                          where r.user_id = k.user_id and r.run_id = k.run_id and r.status = 'RUNNING'
+                            for no key update skip locked) l;
   else
     select array_agg(l.user_id), array_agg(l.run_id) into p_user_ids, p_run_ids
-      from (select r.user_id, r.run_id
-              from strategy_run r
-              left join engine_state s on s.user_id = r.user_id and s.run_id = r.run_id
-             where r.feed = p_feed and r.status = 'RUNNING' and (r.user_id, r.run_id) > (v_user_id, v_run_id)
-               and coalesce(s.last_logical_time < p_time, true) and coalesce(s.step_logical_time <= p_time, true)
-             order by r.user_id, r.run_id limit p_limit for no key update of r) l;
+      from unnest(p_user_ids, p_run_ids) k (user_id, run_id)
+     cross join lateral (select r.user_id, r.run_id from strategy_run r
+                          where r.user_id = k.user_id and r.run_id = k.run_id and r.status = 'RUNNING'
+                            for no key update) l;
   end if;
 end $$;
 
--- One batch of at most p_limit runs after those given. Returns its keys; null when there is none left. Locks and reads
--- are separate statements: what was locked may have been ticked meanwhile.
+-- One batch: at most p_limit runs of the feed after those given (null = from the start) that have not reached p_time.
+-- Returns its keys; null when there is none left. The lock is a statement of its own, and what decides is read after it:
+-- what was locked may have been ticked meanwhile.
 -- writes: every per-run table
 create function engine.tick_batch(
   p_feed text, p_time timestamptz, p_limit int, p_is_shared boolean, inout p_user_ids bigint[], inout p_run_ids bigint[]
@@ -193,12 +182,19 @@ begin
     perform engine.require(coalesce(p_limit, 1) > 0, 'argument=commit_every must_be=positive');
     perform engine.require_feed_time(p_feed, p_time);
   end if;
-  select l.p_user_ids, l.p_run_ids into p_user_ids, p_run_ids
-    from engine.lock_batch(p_feed, p_time, coalesce(p_limit, 1000), p_is_shared, p_user_ids, p_run_ids) l;
+  select array_agg(n.user_id), array_agg(n.run_id) into p_user_ids, p_run_ids
+    from (select r.user_id, r.run_id
+            from strategy_run r
+            left join engine_state s on s.user_id = r.user_id and s.run_id = r.run_id
+           where r.feed = p_feed and r.status = 'RUNNING' and coalesce(s.last_logical_time < p_time, true)
+             and (r.user_id, r.run_id) > (coalesce(p_user_ids[cardinality(p_user_ids)], -9223372036854775808),
+                                          coalesce(p_run_ids[cardinality(p_run_ids)], -9223372036854775808))
+           order by r.user_id, r.run_id limit coalesce(p_limit, 1000)) n;
 
+  select l.p_user_ids, l.p_run_ids into v_users, v_runs from engine.lock_runs(p_is_shared, p_user_ids, p_run_ids) l;
   select array_agg(r.user_id order by r.user_id, r.run_id), array_agg(r.run_id order by r.user_id, r.run_id)
     into v_users, v_runs
-    from unnest(p_user_ids, p_run_ids) r (user_id, run_id)
+    from unnest(v_users, v_runs) r (user_id, run_id)
     left join lateral (select s.* from engine_state s where s.user_id = r.user_id and s.run_id = r.run_id offset 0) s on true
    where coalesce(s.last_logical_time < p_time, true) and coalesce(s.step_logical_time <= p_time, true);
   select array_agg(e.user_id order by e.user_id, e.run_id), array_agg(e.run_id order by e.user_id, e.run_id)
@@ -211,7 +207,8 @@ begin
             except select * from unnest(v_busy_users, v_busy_runs) b (user_id, run_id)) q;
   end if;
 
-  if p_user_ids is not null and engine.attempt(v_users, v_runs, v_busy_users, v_busy_runs, p_feed, p_time) is not null then
+  if (v_users is not null or v_busy_users is not null)
+     and engine.attempt(v_users, v_runs, v_busy_users, v_busy_runs, p_feed, p_time) is not null then
     -- one of them cannot be ticked: find it the slow way
     v_busy_users := v_busy_users || v_users;
     v_busy_runs := v_busy_runs || v_runs;

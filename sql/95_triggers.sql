@@ -38,7 +38,7 @@ begin
       execute format('alter table %I enable always trigger guard_insert', v_table);
     end if;
     execute format('create trigger guard_update before update on %I for each row execute function %s', v_table,
-                   case when v_kind like '%state' then 'engine.guard_change()' else 'engine.guard_update()' end);
+                   case when v_kind like '%state' then 'engine.guard_row()' else 'engine.guard_update()' end);
     execute format('create trigger guard_delete before delete on %I for each row execute function engine.guard_delete()', v_table);
     execute format('alter table %I enable always trigger guard_update, enable always trigger guard_delete', v_table);
   end loop;

@@ -28,7 +28,7 @@ IGNORED = {
     (r"engine\.(open_matches|next_match)\(.*", r".*marked as VOLATILE, should be (IMMUTABLE|STABLE)"): (
         "a cursor that is opened or moved is a side effect"
     ),
-    (r"engine\.lock_batch\(.*", r".*marked as VOLATILE, should be STABLE"): "it locks rows",
+    (r"engine\.lock_runs\(.*", r".*marked as VOLATILE, should be STABLE"): "it locks rows",
 }
 
 # One row per check: a trigger function is checked for each table and each set of transition tables that it serves.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
-from helpers import Conn, Connect, Run, at, delete_run, digest, is_superuser, make_run, make_user, place, tick, value
+from helpers import Conn, Connect, Run, at, delete_run, digest, make_run, make_user, place, superuser_only, tick, value
 
 EMPTY = pytest.mark.parametrize("analyzed", [True, False], ids=["vacuumed_empty", "never_analyzed"])
 
@@ -307,8 +307,7 @@ def test_daily_sip_on_a_listed_calendar_is_linear(db: Conn) -> None:
 def test_the_tenth_tick_of_a_session_plans_nothing(db: Conn, connect: Connect) -> None:
     """The server's own list of memory tells: a statement that is planned anew at every call has a source there, and
     keeps no plan. Sees what is planned anew in a small database; a plan for few values pays more in a large one."""
-    if not is_superuser(db):
-        pytest.skip("only a superuser may look into a backend's memory")
+    superuser_only(db, "it may not look into a backend's memory")
     make_market(db, 5, 60)
     run = sip_run(db)
     db.execute("select create_rebalance(%s, %s, %s, 'DAILY', '2024-01-01')", [*run, '{"S2": 0.3, "S3": 0.3}'])
