@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from helpers import superuser_only
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo
@@ -217,6 +218,16 @@ def tx(_shared: str) -> Iterator[psycopg.Connection]:
         conn.rollback()
     finally:
         conn.close()
+
+
+@pytest.fixture
+def plain_role(db: psycopg.Connection) -> Iterator[str]:
+    """A role that may do nothing; what it was granted in the test's database goes with it."""
+    role = f"{db.info.dbname}_plain"
+    superuser_only(db, "it may not create roles")
+    db.execute(f'create role "{role}"')
+    yield role
+    db.execute(f'reset role; drop owned by "{role}"; drop role "{role}"')
 
 
 @pytest.fixture

@@ -276,14 +276,15 @@ def raises(*sqlstates: str, conn: Conn | None = None) -> Iterator[None]:
     assert caught.value.sqlstate in sqlstates, f"{caught.value.sqlstate}: {caught.value}"
 
 
-def is_superuser(conn: Conn) -> bool:
-    return value(conn, "select rolsuper from pg_roles where rolname = current_user")
+def superuser_only(conn: Conn, why: str) -> None:
+    """Skip, with this reason, where the role of DB_DSN is no superuser. The throwaway server's is."""
+    if not value(conn, "select rolsuper from pg_roles where rolname = current_user"):
+        pytest.skip(f"DB_DSN names a role that is no superuser: {why}")
 
 
 def as_replica(conn: Conn) -> None:
     """For the rest of the transaction ordinary triggers do not fire, the foreign keys' own included."""
-    if not is_superuser(conn):
-        pytest.skip("only a superuser may set session_replication_role")
+    superuser_only(conn, "it may not set session_replication_role")
     conn.execute("set local session_replication_role = replica")
 
 

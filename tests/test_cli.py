@@ -26,7 +26,6 @@ from engine_py.cli_base import Session
 from engine_py.db import Database
 from engine_py.errors import ConnectionFailedError
 from engine_py.feed import load_bundled
-from engine_py.pgtools import client
 
 PROJECT = Path(__file__).resolve().parent.parent
 UNREACHABLE = "host=127.0.0.1 port=1 dbname=nobody connect_timeout=2"
@@ -746,8 +745,6 @@ def test_db_init_upgrade_status(empty: Cli) -> None:
 
 
 def test_db_shell_passes_its_arguments_to_psql(dsn: str) -> None:
-    if not client("psql").exists():
-        pytest.skip("no psql on PATH or beside the server's programs")
     done = subprocess.run(
         [sys.executable, "-m", "engine_py", "db", "shell", "-XAtc", "select count(*) from app_user"],
         cwd=PROJECT,
@@ -759,8 +756,6 @@ def test_db_shell_passes_its_arguments_to_psql(dsn: str) -> None:
 
 
 def test_db_shell_does_not_show_the_password(cli: Cli) -> None:
-    if not client("psql").exists():
-        pytest.skip("no psql on PATH or beside the server's programs")
     secret = Cli("host=h user=u password=sesame dbname=d")
     assert "sesame" not in json.dumps(secret.json("db", "shell"))
 

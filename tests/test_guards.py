@@ -35,6 +35,7 @@ from helpers import (
 from psycopg import sql
 
 each_table = pytest.mark.parametrize("table", CHILDREN)
+BULK = ["paper_order", "paper_trade", "cash_ledger", "event_ledger", "mtm_ledger", "paper_equity_curve"]
 each_end = pytest.mark.parametrize("status", ["STOPPED", "ERROR"])
 each_role = pytest.mark.parametrize("role", ["origin", "replica"])
 
@@ -324,6 +325,46 @@ def test_one_statement_cannot_stop_and_write(tx, table, columns, values):
             f"{stopped} insert into {table} (user_id, run_id, {columns}) select user_id, run_id, {values} from s",
             [run.user_id],
         )
+
+
+def from_inside_a_trigger(conn: Conn, table: str, *runs: Run) -> None:
+    """One statement that inserts a raw row for each run, from the trigger of a table of the client's own."""
+    conn.execute("create temp table own (x int)")
+    conn.execute(
+        "create function pg_temp.write() returns trigger language plpgsql as $$ begin execute tg_argv[0]; return new; end $$"
+    )
+    cells = [raw_row(table, run, k) for k, run in enumerate(runs, 7)]
+    statement = sql.SQL("insert into {} ({}) values {}").format(
+        sql.Identifier(table),
+        sql.SQL(", ").join(map(sql.Identifier, cells[0])),
+        sql.SQL(", ").join(sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, row.values()))) for row in cells),
+    )
+    conn.execute(
+        sql.SQL("create trigger write after insert on own for each row execute function pg_temp.write({})").format(
+            sql.Literal(statement.as_string(conn))
+        )
+    )
+    conn.execute("insert into own values (1)")
+
+
+@pytest.mark.parametrize("table", BULK)
+@pytest.mark.parametrize("status", ["STOPPED", "ERROR", "missing"])
+def test_a_row_from_inside_a_trigger_is_guarded_too(tx, table, status):
+    """There the guard has its other form. The good row of the statement does not land either."""
+    good, bad = full_run(tx), full_run(tx, "STOPPED" if status == "missing" else status)
+    if status == "missing":
+        bad = Run(bad.user_id, bad.run_id + 1000)
+    with unchanged(tx, good), raises("23503" if status == "missing" else "TE001", conn=tx):
+        from_inside_a_trigger(tx, table, good, bad)
+    from_inside_a_trigger(tx, table, good)
+
+
+def test_what_is_posted_by_hand_is_guarded_too(tx):
+    """engine.posting is where the engine writes many rows; anybody may insert there and gains nothing."""
+    run = full_run(tx, "STOPPED")
+    span = "array[row(%s, %s, 2, array['2024-01-09Z'], 1, 0, 0, null, null)::engine.span]"
+    with unchanged(tx, run), raises("TE001", conn=tx):
+        tx.execute(f"insert into engine.posting (feed, spans) values ('default', {span})", run)
 
 
 def test_temporary_table_cannot_stand_in_for_the_run(tx):
