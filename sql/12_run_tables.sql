@@ -12,16 +12,31 @@ create table strategy_run (
   status_reason text,
   initial_cash money_amount not null default 0,
   mark_policy text not null default 'EVERY_TICK',
+  participation numeric(9,8),
+  slippage_bps numeric(9,4) not null default 0,
+  volume_impact numeric(9,6) not null default 0,
+  penetration_ticks int not null default 0,
+  max_price_age interval,
   constraint strategy_run_pkey primary key (user_id, run_id),
   constraint strategy_run_status_is_known check (status in ('RUNNING', 'STOPPED', 'ERROR')),
   constraint strategy_run_currency_is_a_code check (currency ~ '^[A-Z]{3,5}$'),
   constraint strategy_run_initial_cash_is_not_negative check (initial_cash >= 0),
-  constraint strategy_run_mark_policy_is_known check (mark_policy in ('EVERY_TICK', 'SESSION', 'EVENTS'))
+  constraint strategy_run_mark_policy_is_known check (mark_policy in ('EVERY_TICK', 'SESSION', 'EVENTS')),
+  constraint strategy_run_participation_is_a_share check (participation > 0 and participation <= 1),
+  constraint strategy_run_slippage_is_not_negative
+    check (slippage_bps >= 0 and slippage_bps <= 10000 and volume_impact >= 0 and volume_impact <= 100),
+  constraint strategy_run_penetration_is_not_negative check (penetration_ticks between 0 and 1000000),
+  constraint strategy_run_price_age_is_positive check (max_price_age > '0')
 );
 create unique index strategy_run_one_running_per_user on strategy_run (user_id) where status = 'RUNNING';
 create index strategy_run_running_by_feed on strategy_run (feed, user_id, run_id) where status = 'RUNNING';
 comment on table strategy_run is 'One paper account following one strategy over one feed. RUNNING until STOPPED or ERROR, which are final: the row and all it owns are then frozen.';
 comment on column strategy_run.mark_policy is 'Which ticks store their marks. EVERY_TICK: all. SESSION: the last of each session. EVENTS: the first, and those at which something happened. equity_at and equity_between compute the others.';
+comment on column strategy_run.participation is 'Share of a bar''s volume that the run''s orders in a symbol may fill, floored to the step; null = no cap. A bar of volume 0 then fills nothing, one of unknown volume everything.';
+comment on column strategy_run.slippage_bps is 'Market and stop fills are this much worse than their price, in basis points, within the bar.';
+comment on column strategy_run.volume_impact is 'Market and stop fills are also worse by this times (quantity / volume of the bar)², as a share of the price: the volume-share model of zipline.';
+comment on column strategy_run.penetration_ticks is 'A resting limit order fills only when the bar goes this many price ticks beyond its limit; any distance beyond where the instrument has no price_tick. 0 = a touch fills.';
+comment on column strategy_run.max_price_age is 'A last close older than this is stale: no order is accepted on it (PRICE_STALE), and SIP and rebalance wait. null = never.';
 comment on column strategy_run.status_reason is 'Why the run left RUNNING; copied into engine_status by the status change itself.';
 
 create table engine_state (
@@ -72,6 +87,17 @@ create table paper_order (
   source text not null default 'CLIENT',
   reserve_price unit_price,
   closed_time logical_instant,
+  trail_amount unit_price,
+  trail_percent numeric(9,6),
+  good_till logical_instant,
+  triggered_time logical_instant,
+  seen_time logical_instant,
+  oco_id bigint,
+  parent_order_id bigint,
+  replaces_order_id bigint,
+  take_profit_price unit_price,
+  stop_loss_price unit_price,
+  stop_loss_limit_price unit_price,
   constraint paper_order_pkey primary key (user_id, run_id, order_id),
   constraint paper_order_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
   constraint paper_order_id_counts_from_one check (order_id > 0),
@@ -84,16 +110,37 @@ create table paper_order (
   constraint paper_order_quantity_is_positive_unless_rejected check (quantity > 0 or status = 'REJECTED'),
   constraint paper_order_limit_has_a_limit_price
     check (limit_price is not null or order_type not in ('LIMIT', 'STOP_LIMIT')),
+  constraint paper_order_stop_has_a_stop_price
+    check (stop_price is not null or order_type not in ('STOP', 'STOP_LIMIT')),
+  constraint paper_order_trailing_stop_has_one_trail
+    check (num_nonnulls(trail_amount, trail_percent) = case order_type when 'TRAILING_STOP' then 1 else 0 end),
+  constraint paper_order_trail_is_a_share check (trail_percent > 0 and trail_percent < 100),
+  constraint paper_order_good_till_goes_with_gtd check ((good_till is not null) = (time_in_force = 'GTD')),
   constraint paper_order_is_not_overfilled check (filled_quantity = 0 or filled_quantity between 0 and quantity)
 ) with (fillfactor = 80);
 -- Partial, like paper_trade_by_order, so that a foreign key's search for an order or a trade cannot land here: on a
 -- table that was small when the search was planned, any index with the same first columns looks as good as the key.
 create unique index paper_order_client_order_id_is_unique on paper_order (user_id, run_id, client_order_id)
   where client_order_id is not null;
+create index paper_order_oco on paper_order (user_id, run_id, oco_id) where oco_id is not null;
+create index paper_order_by_parent on paper_order (user_id, run_id, parent_order_id) where parent_order_id is not null;
+create index paper_order_trailing on paper_order (user_id, run_id, order_id)
+  where order_type = 'TRAILING_STOP' and status = 'PENDING';
 create index paper_order_open on paper_order (user_id, run_id, order_id)
   where status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED');
 comment on table paper_order is 'Orders with their present status. order_id counts 1, 2, 3 … within the run. symbol has no foreign key: an order for an unknown symbol is stored REJECTED.';
 comment on column paper_order.logical_time is 'Acceptance: the run''s last tick when the order was placed, null before the first. The order matches only later bars.';
+comment on column paper_order.stop_price is 'STOP, STOP_LIMIT: the trigger. TRAILING_STOP: the stop as it stands after the bars up to seen_time; null until it has seen a price.';
+comment on column paper_order.trail_amount is 'TRAILING_STOP: distance of the stop from the best price since acceptance.';
+comment on column paper_order.trail_percent is 'TRAILING_STOP: the same as percent of the best price.';
+comment on column paper_order.good_till is 'GTD: the last time at which a bar can fill the order.';
+comment on column paper_order.triggered_time is 'Bar at which a stop order was triggered.';
+comment on column paper_order.seen_time is 'TRAILING_STOP: last bar that stop_price takes account of.';
+comment on column paper_order.oco_id is 'One cancels other: orders of a run with the same oco_id share one quantity; what one fills the other loses.';
+comment on column paper_order.parent_order_id is 'The entry order whose fill made this exit order.';
+comment on column paper_order.replaces_order_id is 'The order that this one has replaced.';
+comment on column paper_order.take_profit_price is 'Entry of a bracket: what it fills gets an exit LIMIT at this price.';
+comment on column paper_order.stop_loss_price is 'Entry of a bracket: what it fills gets an exit STOP at this price, or STOP_LIMIT with stop_loss_limit_price.';
 comment on column paper_order.reserve_price is 'Price at which an open buy reserves cash; null when no price was known at acceptance.';
 comment on column paper_order.closed_time is 'Logical time at which the order was filled, expired or rejected at its fill; the last tick for a cancel.';
 

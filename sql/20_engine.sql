@@ -71,11 +71,13 @@ end;
 create function engine.value(p_quantity numeric, p_price numeric, p_scale int) returns numeric
 language sql immutable parallel safe return round(p_quantity * p_price, p_scale);
 
--- One deed of the engine that is decided but not yet written: an order (new, or an open one that ends), its trade and
--- cash entry, an event. engine.post writes it to the ledgers.
+-- One deed of the engine that is decided but not yet written: an order (new, or an open one that ends, is triggered or
+-- fills in part), its trade and cash entry, an event. engine.post writes it to the ledgers. A journal has one entry an
+-- order at most.
 create type engine.entry as (
   logical_time timestamptz, order_id bigint, is_new boolean, status text, symbol text, side text, quantity numeric,
-  price numeric, reject_reason text, source text, trade_id bigint, fees numeric, entry_id bigint, amount numeric,
+  price numeric, reject_reason text, source text, is_trigger boolean, stop_price numeric,
+  trade_id bigint, fees numeric, entry_id bigint, amount numeric,
   event_type text, event_key text, payload jsonb
 );
 
@@ -86,11 +88,14 @@ create type engine.span as (
   cost_basis public.money_amount, realized_pnl public.money_amount, symbols text[], quantities numeric[]
 );
 
--- What will become of an open order, if cash allows: it fills at price, or price null, it expires. phase orders what
--- happens in one bar time.
+-- What will become of an open order next, if cash allows: it fills at price, if there is volume; or price null, it is
+-- triggered (is_trigger) or ends. phase orders what happens in one bar time. The bar's open, low, high and volume bound
+-- a fill; open is null when the bar lies outside every session; stop_price is the stop that was met.
 create type engine.match as (
-  logical_time timestamptz, phase int, price numeric,
-  order_id bigint, symbol text, side text, quantity numeric, filled_quantity numeric, reserve_price numeric
+  logical_time timestamptz, phase int, price numeric, is_trigger boolean, stop_price numeric,
+  open numeric, low numeric, high numeric, volume numeric,
+  order_id bigint, symbol text, side text, order_type text, time_in_force text, quantity numeric, filled_quantity numeric,
+  reserve_price numeric, oco_id bigint, is_entry boolean
 );
 
 -- A run in memory: read once after the lock, carried through the steps, written once by engine.post. No step reads a
@@ -98,12 +103,15 @@ create type engine.match as (
 -- until first needed.
 create type engine.context as (
   user_id bigint, run_id bigint, feed text, calendar text, time_zone text, scale int, status text, mark_policy text,
+  terms public.strategy_run,
   cash numeric, first_logical_time timestamptz, last_logical_time timestamptz, step_logical_time timestamptz,
   symbols text[], quantities numeric[], cost_bases numeric[], realized_pnls numeric[], cost_basis numeric, realized_pnl numeric,
   knows_limits boolean, max_position numeric, max_order_value numeric, forbidden text[], reserved numeric,
   last_order_id bigint, last_trade_id bigint, last_entry_id bigint,
   sips public.sip_plan[], rebalances public.rebalance_plan[], due timestamptz[], residual numeric,
-  closed_through timestamptz, is_closed boolean, is_open boolean, has_open_orders boolean, matches refcursor, match engine.match,
+  closed_through timestamptz, is_closed boolean, is_open boolean, has_open_orders boolean,
+  matches refcursor, match engine.match, ahead engine.match, agenda engine.match[], horizon timestamptz, has_trailing boolean,
+  used_time timestamptz, used_symbols text[], used_quantities numeric[],
   journal engine.entry[], spans engine.span[], has_moved_plans boolean, has_written boolean, made int,
   events_left int
 );

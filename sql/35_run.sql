@@ -20,7 +20,7 @@ end $$;
 create function engine.start_run(
   p_user_id bigint, p_initial_cash numeric, p_feed text, p_name text,
   p_participation numeric, p_slippage_bps numeric, p_fee_schedule text,
-  p_mark_policy text, p_currency text
+  p_mark_policy text, p_currency text, p_volume_impact numeric, p_penetration_ticks int, p_max_price_age interval
 ) returns bigint
 language plpgsql as $$
 declare
@@ -28,8 +28,12 @@ declare
 begin
   perform engine.require_number('initial_cash', p_initial_cash);
   perform engine.require(p_initial_cash >= 0, format('argument=initial_cash value=%s must_be=not_negative', p_initial_cash));
-  perform engine.require(p_participation is null, 'argument=participation must_be=null_until_volume_caps_are_built');
-  perform engine.require(p_slippage_bps = 0, 'argument=slippage_bps must_be=0_until_slippage_is_built');
+  perform engine.require(coalesce(round(p_participation, 8) > 0 and p_participation <= 1, p_participation is null),
+                         format('argument=participation value=%s must_be=above_0_to_1', p_participation));
+  perform engine.require(p_slippage_bps between 0 and 10000, format('argument=slippage_bps value=%s must_be=0_to_10000', p_slippage_bps));
+  perform engine.require(p_volume_impact between 0 and 100, format('argument=volume_impact value=%s must_be=0_to_100', p_volume_impact));
+  perform engine.require(p_penetration_ticks between 0 and 1000000, format('argument=penetration_ticks value=%s must_be=0_to_1000000', p_penetration_ticks));
+  perform engine.require(coalesce(p_max_price_age > '0', true), format('argument=max_price_age value=%s must_be=positive', p_max_price_age));
   perform engine.require(p_fee_schedule is null, 'argument=fee_schedule must_be=null_until_fees_are_built');
   perform engine.require(p_mark_policy in ('EVERY_TICK', 'SESSION', 'EVENTS'),
                          format('argument=mark_policy value=%s must_be=EVERY_TICK|SESSION|EVENTS', p_mark_policy));
@@ -48,9 +52,11 @@ begin
   end if;
 
   loop
-    insert into strategy_run (user_id, name, feed, currency, status, initial_cash, mark_policy)
+    insert into strategy_run (user_id, name, feed, currency, status, initial_cash, mark_policy,
+                              participation, slippage_bps, volume_impact, penetration_ticks, max_price_age)
     values (p_user_id, coalesce(p_name, ''), p_feed, p_currency, 'RUNNING',
-            round(p_initial_cash, engine.minor_unit(p_currency)), p_mark_policy)
+            round(p_initial_cash, engine.minor_unit(p_currency)), p_mark_policy,
+            p_participation, p_slippage_bps, p_volume_impact, p_penetration_ticks, p_max_price_age)
     on conflict (user_id, run_id) do nothing
     returning run_id into v_run_id;
     exit when found;
@@ -85,10 +91,12 @@ begin
   if (new.user_id, new.run_id) is distinct from (old.user_id, old.run_id) then
     perform engine.refuse('TE004', format('table=strategy_run user_id=%s run_id=%s column=key', old.user_id, old.run_id));
   end if;
-  if (new.feed, new.currency, new.initial_cash, new.mark_policy)
-     is distinct from (old.feed, old.currency, old.initial_cash, old.mark_policy)
+  if (new.feed, new.currency, new.initial_cash, new.mark_policy, new.participation, new.slippage_bps, new.volume_impact,
+      new.penetration_ticks, new.max_price_age)
+     is distinct from (old.feed, old.currency, old.initial_cash, old.mark_policy, old.participation, old.slippage_bps, old.volume_impact,
+      old.penetration_ticks, old.max_price_age)
      and exists (select from public.engine_state s where s.user_id = old.user_id and s.run_id = old.run_id) then
-    perform engine.refuse('TE004', format('table=strategy_run user_id=%s run_id=%s column=feed,currency,initial_cash,mark_policy', old.user_id, old.run_id));
+    perform engine.refuse('TE004', format('table=strategy_run user_id=%s run_id=%s column=feed,currency,initial_cash,mark_policy,execution', old.user_id, old.run_id));
   end if;
   if new.status in ('STOPPED', 'ERROR') then
     perform engine.require_read_committed(old.user_id, old.run_id);

@@ -35,18 +35,7 @@ begin
            e.reject_reason, e.source, e.logical_time
       from (select p_contexts as contexts offset 0) a cross join unnest(a.contexts) c cross join unnest(c.journal) e where e.is_new;
   end if;
-  if v_ended > 0 then
-    update paper_order o
-       set status = e.status, reject_reason = e.reject_reason, closed_time = e.logical_time,
-           filled_quantity = o.filled_quantity + case when e.trade_id is null then 0 else e.quantity end,
-           avg_fill_price = case when e.trade_id is null then o.avg_fill_price
-             else round((o.filled_quantity * coalesce(o.avg_fill_price, 0) + e.quantity * e.price) / (o.filled_quantity + e.quantity), 8) end
-      from (select p_contexts as contexts offset 0) a cross join unnest(a.contexts) c
-     cross join unnest(c.journal) e
-     cross join lateral (select p.ctid from paper_order p
-                          where p.user_id = c.user_id and p.run_id = c.run_id and p.order_id = e.order_id offset 0) p
-     where not e.is_new and o.ctid = p.ctid;
-  end if;
+  -- before the orders, whose average price is taken from them
   if v_trades > 0 then
     insert into paper_trade (user_id, run_id, trade_id, order_id, logical_time, symbol, side, quantity, price, fees)
     select c.user_id, c.run_id, e.trade_id, e.order_id, e.logical_time, e.symbol, e.side, e.quantity, e.price, e.fees
@@ -61,6 +50,22 @@ begin
      where h.symbol in (select e.symbol from unnest(c.journal) e where e.trade_id is not null)
     on conflict (user_id, run_id, symbol) do update
       set quantity = excluded.quantity, cost_basis = excluded.cost_basis, realized_pnl = excluded.realized_pnl;
+  end if;
+  if v_ended > 0 then
+    update paper_order o
+       set status = e.status, reject_reason = e.reject_reason,
+           closed_time = case when e.status not in ('TRIGGERED', 'PARTIALLY_FILLED') then e.logical_time end,
+           triggered_time = case when e.is_trigger then e.logical_time else o.triggered_time end,
+           stop_price = coalesce(e.stop_price, o.stop_price),
+           filled_quantity = o.filled_quantity + case when e.trade_id is null then 0 else e.quantity end,
+           avg_fill_price = case when e.trade_id is null then o.avg_fill_price when o.filled_quantity = 0 then e.price
+             else (select round(sum(t.quantity * t.price) / sum(t.quantity), 8) from paper_trade t
+                    where t.user_id = o.user_id and t.run_id = o.run_id and t.order_id = o.order_id) end
+      from (select p_contexts as contexts offset 0) a cross join unnest(a.contexts) c
+     cross join unnest(c.journal) e
+     cross join lateral (select p.ctid from paper_order p
+                          where p.user_id = c.user_id and p.run_id = c.run_id and p.order_id = e.order_id offset 0) p
+     where not e.is_new and o.ctid = p.ctid;
   end if;
 end $$;
 
@@ -115,5 +120,8 @@ begin
   c.journal := null;
   c.has_moved_plans := false;
   c.spans := null;
+  if c.has_trailing then
+    perform engine.ratchet(c, greatest(c.last_logical_time, c.step_logical_time));
+  end if;
   return c;
 end $$;

@@ -38,13 +38,23 @@ create function engine.reservation(p_side text, p_open_quantity numeric, p_reser
 language sql immutable
 return case when p_side = 'BUY' then coalesce(engine.value(p_open_quantity, p_reserve_price, p_scale), 0) else 0 end;
 
+-- Of the orders that cancel each other one counts, for they share one quantity: is there an open one before this?
+create function engine.is_counted_before(p_user_id bigint, p_run_id bigint, p_oco_id bigint, p_order_id bigint) returns boolean
+language plpgsql stable as $$
+begin
+  return exists (select from paper_order o
+                  where o.user_id = p_user_id and o.run_id = p_run_id and o.oco_id = p_oco_id and o.order_id < p_order_id
+                    and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED'));
+end $$;
+
 -- Cash that open buys hold back.
 create function engine.reserved_cash(c engine.context) returns numeric
 language plpgsql stable as $$
 begin
   return (select coalesce(sum(engine.reservation(o.side, o.quantity - o.filled_quantity, o.reserve_price, c.scale)), 0)
           from paper_order o
-         where o.user_id = c.user_id and o.run_id = c.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED'));
+         where o.user_id = c.user_id and o.run_id = c.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
+           and (o.oco_id is null or not engine.is_counted_before(o.user_id, o.run_id, o.oco_id, o.order_id)));
 end $$;
 
 -- Units of p_symbol that open orders of that side still want.
@@ -55,7 +65,8 @@ begin
           from paper_order o
          where o.user_id = c.user_id and o.run_id = c.run_id
            and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
-           and o.symbol = p_symbol and o.side = p_side);
+           and o.symbol = p_symbol and o.side = p_side
+           and (o.oco_id is null or not engine.is_counted_before(o.user_id, o.run_id, o.oco_id, o.order_id)));
 end $$;
 
 -- What reject_reason asks beyond cash and positions, read when it is first needed.
@@ -91,4 +102,24 @@ begin
     when p_side = 'BUY' and v_value > c.cash - p_reserved then 'CASH_INSUFFICIENT'
     when p_side = 'SELL' and p_quantity + p_open > v_held then 'POSITION_INSUFFICIENT'
   end;
+end $$;
+
+-- Is the last close at p_time older than the run accepts?
+create function engine.is_price_stale(c engine.context, p_symbol text, p_time timestamptz) returns boolean
+language plpgsql stable as $$
+begin
+  return (select b.logical_time from (select c.feed as feed, p_symbol as symbol, p_time as upto offset 0) a
+           cross join lateral (select b.logical_time from price_bar b
+                                where b.feed = a.feed and b.symbol = a.symbol and b.logical_time <= a.upto
+                                order by b.logical_time desc limit 1) b) < p_time - (c.terms).max_price_age;
+end $$;
+
+-- The last close at p_time, if it may be traded on.
+create function engine.tradable_close(c engine.context, p_symbol text, p_time timestamptz) returns numeric
+language plpgsql stable as $$
+begin
+  if (c.terms).max_price_age is not null and engine.is_price_stale(c, p_symbol, p_time) then
+    return null;
+  end if;
+  return engine.last_close(c.feed, p_symbol, p_time);
 end $$;

@@ -2,6 +2,16 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
+-- Null, or a price that can be stored as it is.
+create function engine.require_price(p_name text, p_price numeric) returns void
+language plpgsql as $$
+begin
+  if p_price is not null then
+    perform engine.require_positive(p_name, p_price);
+    perform engine.require(p_price = round(p_price, 8), format('argument=%s must_be=at_most_8_decimals', p_name));
+  end if;
+end $$;
+
 -- Refuses what cannot be an order at all, before anything is locked.
 create function engine.require_order_terms(
   p_symbol text, p_side text, p_quantity numeric, p_order_type text, p_limit_price numeric, p_stop_price numeric,
@@ -11,23 +21,45 @@ language plpgsql as $$
 begin
   perform engine.require(p_symbol is not null and length(p_symbol) <= 64, 'argument=symbol must_be=at_most_64_characters');
   perform engine.require(p_side in ('BUY', 'SELL'), format('argument=side value=%s must_be=BUY|SELL', p_side));
-  perform engine.require(p_order_type in ('MARKET', 'LIMIT'), format('argument=order_type value=%s must_be=MARKET|LIMIT', p_order_type));
-  perform engine.require(p_time_in_force in ('DAY', 'GTC'), format('argument=time_in_force value=%s must_be=DAY|GTC', p_time_in_force));
+  perform engine.require(p_order_type in ('MARKET', 'LIMIT', 'STOP', 'STOP_LIMIT', 'TRAILING_STOP'),
+                         format('argument=order_type value=%s must_be=MARKET|LIMIT|STOP|STOP_LIMIT|TRAILING_STOP', p_order_type));
+  perform engine.require(p_time_in_force in ('DAY', 'GTC', 'GTD', 'IOC', 'FOK'),
+                         format('argument=time_in_force value=%s must_be=DAY|GTC|GTD|IOC|FOK', p_time_in_force));
   perform engine.require(length(coalesce(p_client_order_id, '-')) between 1 and 128, 'argument=client_order_id must_be=1_to_128_characters');
   perform engine.require_number('quantity', p_quantity);
-  perform engine.require((p_limit_price is not null) = (p_order_type = 'LIMIT'), 'argument=limit_price must_be=given_for_LIMIT_only');
-  if p_limit_price is not null then
-    perform engine.require_positive('limit_price', p_limit_price);
-    perform engine.require(p_limit_price = round(p_limit_price, 8), 'argument=limit_price must_be=at_most_8_decimals');
+  perform engine.require((p_limit_price is not null) = (p_order_type in ('LIMIT', 'STOP_LIMIT')), 'argument=limit_price must_be=given_for_LIMIT_and_STOP_LIMIT_only');
+  perform engine.require((p_stop_price is not null) = (p_order_type in ('STOP', 'STOP_LIMIT')), 'argument=stop_price must_be=given_for_STOP_and_STOP_LIMIT_only');
+  perform engine.require(num_nonnulls(p_trail_amount, p_trail_percent) = case p_order_type when 'TRAILING_STOP' then 1 else 0 end,
+                         'argument=trail_amount,trail_percent must_be=one_of_them_for_TRAILING_STOP_only');
+  perform engine.require((p_good_till is not null) = (p_time_in_force = 'GTD'), 'argument=good_till must_be=given_for_GTD_only');
+  perform engine.require_price('limit_price', p_limit_price), engine.require_price('stop_price', p_stop_price),
+          engine.require_price('trail_amount', p_trail_amount);
+  perform engine.require(coalesce(p_trail_percent, 1) > 0 and coalesce(p_trail_percent, 1) < 100
+                         and coalesce(p_trail_percent, 1) = round(coalesce(p_trail_percent, 1), 6),
+                         'argument=trail_percent must_be=between_0_and_100_with_at_most_6_decimals');
+  if p_good_till is not null then
+    perform engine.require_time(p_good_till);
   end if;
-  perform engine.require(num_nonnulls(p_stop_price, p_trail_amount, p_trail_percent, p_good_till) = 0,
-                         'argument=stop_price,trail_amount,trail_percent,good_till must_be=null_for_MARKET_and_LIMIT');
+end $$;
+
+-- The exits of a bracket lie on either side of its entry.
+create function engine.require_exits(p_side text, p_limit_price numeric, p_take_profit numeric, p_stop_loss numeric, p_stop_loss_limit numeric) returns void
+language plpgsql as $$
+declare
+  v_sign constant int := case p_side when 'BUY' then 1 else -1 end;
+begin
+  perform engine.require_price('take_profit', p_take_profit), engine.require_price('stop_loss', p_stop_loss),
+          engine.require_price('stop_loss_limit', p_stop_loss_limit);
+  perform engine.require(p_stop_loss is not null or p_stop_loss_limit is null, 'argument=stop_loss_limit must_be=given_with_stop_loss');
+  perform engine.require(coalesce(v_sign * (p_take_profit - p_stop_loss) > 0, true), 'argument=take_profit,stop_loss must_be=on_either_side_of_the_entry');
+  perform engine.require(coalesce(v_sign * (p_take_profit - p_limit_price) > 0, true) and coalesce(v_sign * (p_limit_price - p_stop_loss) > 0, true),
+                         'argument=take_profit,stop_loss must_be=on_either_side_of_limit_price');
 end $$;
 
 -- Why the order cannot be accepted, null when it can. Off-step is tested on the quantity as given: an order is
--- rejected, never rounded.
+-- rejected, never rounded. p_price is what it is valued at; released: cash and units of an order that it replaces.
 create function engine.acceptance_reason(
-  c engine.context, p_symbol text, p_side text, p_quantity numeric, p_limit_price numeric, p_price numeric
+  c engine.context, o paper_order, p_quantity numeric, p_price numeric, p_released_cash numeric, p_released_units numeric
 ) returns text
 language plpgsql stable as $$
 declare
@@ -36,18 +68,75 @@ begin
   if round(p_quantity, 8) <= 0 then
     return 'QUANTITY_NOT_POSITIVE';
   end if;
-  select * into v_instrument from instrument i where i.symbol = p_symbol;
+  select * into v_instrument from instrument i where i.symbol = o.symbol;
   if not found then
     return 'SYMBOL_UNKNOWN';
   end if;
   if mod(p_quantity, v_instrument.quantity_step) <> 0 then
     return 'QUANTITY_OFF_STEP';
   end if;
-  if mod(p_limit_price, v_instrument.price_tick) <> 0 then
+  if v_instrument.price_tick is not null
+     and exists (select from unnest(array[o.limit_price, o.take_profit_price, o.stop_loss_price, o.stop_loss_limit_price,
+                                          case when o.order_type <> 'TRAILING_STOP' then o.stop_price end]) p (price)
+                  where mod(p.price, v_instrument.price_tick) <> 0) then
     return 'PRICE_OFF_TICK';
   end if;
+  if (c.terms).max_price_age is not null and o.order_type in ('MARKET', 'TRAILING_STOP')
+     and engine.is_price_stale(c, o.symbol, c.last_logical_time) then
+    return 'PRICE_STALE';
+  end if;
   c := engine.with_limits(c);
-  return engine.reject_reason(c, p_symbol, p_side, p_quantity, p_price, c.reserved, engine.open_quantity(c, p_symbol, p_side));
+  return engine.reject_reason(c, o.symbol, o.side, p_quantity, p_price, c.reserved - p_released_cash,
+                              engine.open_quantity(c, o.symbol, o.side) - p_released_units);
+end $$;
+
+-- An order with its terms, as it is accepted or rejected now; not stored. o carries all but the quantity, which may have
+-- more decimals than can be stored.
+create function engine.judged(
+  c engine.context, o paper_order, p_quantity numeric, p_released_cash numeric default 0, p_released_units numeric default 0
+) returns paper_order
+language plpgsql stable as $$
+declare
+  v_close numeric;
+  v_price numeric;
+begin
+  perform engine.require(coalesce(o.good_till > c.last_logical_time, true), 'argument=good_till must_be=later_than_the_last_tick');
+  if o.order_type in ('MARKET', 'TRAILING_STOP') then
+    v_close := engine.last_close(c.feed, o.symbol, c.last_logical_time);
+  end if;
+  if o.order_type = 'TRAILING_STOP' then
+    o.stop_price := engine.trail_stop(o.side, o.trail_amount, o.trail_percent, v_close);
+  end if;
+  v_price := coalesce(o.limit_price, o.stop_price, v_close);
+  o.user_id := c.user_id;
+  o.run_id := c.run_id;
+  o.order_id := engine.next_order_id(c);
+  o.logical_time := c.last_logical_time;
+  o.quantity := p_quantity;
+  o.filled_quantity := 0;
+  o.source := 'CLIENT';
+  o.reserve_price := case when o.side = 'BUY' then v_price end;
+  o.reject_reason := engine.acceptance_reason(c, o, p_quantity, v_price, p_released_cash, p_released_units);
+  o.status := case when o.reject_reason is null then 'PENDING' else 'REJECTED' end;
+  o.closed_time := case when o.reject_reason is not null then c.last_logical_time end;
+  return o;
+end $$;
+
+-- Is that the order that was placed with this client_order_id? The first answer may have been lost: the same terms get
+-- it again, even from a stopped run; other terms are TE102.
+create function engine.require_same_terms(p_stored paper_order, o paper_order, p_quantity numeric) returns void
+language plpgsql as $$
+begin
+  if (p_stored.symbol, p_stored.side, p_stored.order_type, p_stored.limit_price, p_stored.time_in_force, p_stored.trail_amount,
+      p_stored.trail_percent, p_stored.good_till, p_stored.take_profit_price, p_stored.stop_loss_price, p_stored.stop_loss_limit_price,
+      p_stored.replaces_order_id, case when p_stored.order_type <> 'TRAILING_STOP' then p_stored.stop_price end)
+     is distinct from (o.symbol, o.side, o.order_type, o.limit_price, o.time_in_force, o.trail_amount,
+      o.trail_percent, o.good_till, o.take_profit_price, o.stop_loss_price, o.stop_loss_limit_price,
+      o.replaces_order_id, case when o.order_type <> 'TRAILING_STOP' then o.stop_price end)
+     -- what has too many decimals to be stored was rejected, and comes again with the same decimals
+     or p_quantity <> p_stored.quantity and (p_stored.status <> 'REJECTED' or round(p_quantity, 8) <> p_stored.quantity) then
+    perform engine.refuse('TE102', format('client_order_id=%s order_id=%s', p_stored.client_order_id, p_stored.order_id));
+  end if;
 end $$;
 
 -- writes: paper_order
@@ -55,46 +144,45 @@ create function engine.place_order(
   p_user_id bigint, p_run_id bigint, p_symbol text, p_side text, p_quantity numeric,
   p_order_type text, p_limit_price numeric, p_stop_price numeric,
   p_time_in_force text, p_client_order_id text, p_trail_amount numeric,
-  p_trail_percent numeric, p_good_till timestamptz
+  p_trail_percent numeric, p_good_till timestamptz, p_take_profit numeric, p_stop_loss numeric, p_stop_loss_limit numeric
 ) returns paper_order
 language plpgsql as $$
 declare
   c engine.context;
-  v_order paper_order;
-  v_price numeric;
+  o paper_order;
+  v_stored paper_order;
 begin
   perform engine.require_order_terms(p_symbol, p_side, p_quantity, p_order_type, p_limit_price, p_stop_price,
     p_time_in_force, p_client_order_id, p_trail_amount, p_trail_percent, p_good_till);
-  c := engine.open_run(p_user_id, p_run_id);
+  perform engine.require_exits(p_side, p_limit_price, p_take_profit, p_stop_loss, p_stop_loss_limit);
+  o.symbol := p_symbol;
+  o.side := p_side;
+  o.order_type := p_order_type;
+  o.limit_price := p_limit_price;
+  o.stop_price := p_stop_price;
+  o.time_in_force := p_time_in_force;
+  o.client_order_id := p_client_order_id;
+  o.trail_amount := p_trail_amount;
+  o.trail_percent := p_trail_percent;
+  o.good_till := p_good_till;
+  o.take_profit_price := p_take_profit;
+  o.stop_loss_price := p_stop_loss;
+  o.stop_loss_limit_price := p_stop_loss_limit;
 
-  -- the first answer may have been lost: the same key with the same terms gets it again, even from a stopped run
-  select * into v_order from paper_order o
-   where o.user_id = p_user_id and o.run_id = p_run_id and o.client_order_id = p_client_order_id;
+  c := engine.open_run(p_user_id, p_run_id);
+  select * into v_stored from paper_order x
+   where x.user_id = p_user_id and x.run_id = p_run_id and x.client_order_id = p_client_order_id;
   if found then
-    if (v_order.symbol, v_order.side, v_order.order_type, v_order.limit_price, v_order.time_in_force)
-       is distinct from (p_symbol, p_side, p_order_type, p_limit_price, p_time_in_force)
-       -- what has too many decimals to be stored was rejected, and comes again with the same decimals
-       or p_quantity <> v_order.quantity and (v_order.status <> 'REJECTED' or round(p_quantity, 8) <> v_order.quantity) then
-      perform engine.refuse('TE102', format('client_order_id=%s order_id=%s', p_client_order_id, v_order.order_id));
-    end if;
-    return v_order;
+    perform engine.require_same_terms(v_stored, o, p_quantity);
+    return v_stored;
   end if;
   perform engine.require_running(c);
-
-  v_price := coalesce(p_limit_price, engine.last_close(c.feed, p_symbol, c.last_logical_time));
-  v_order.reserve_price := case when p_side = 'BUY' then v_price end;
-  v_order.reject_reason := engine.acceptance_reason(c, p_symbol, p_side, p_quantity, p_limit_price, v_price);
-
-  insert into paper_order (user_id, run_id, order_id, logical_time, symbol, side, order_type, quantity, limit_price,
-                           time_in_force, status, reject_reason, client_order_id, reserve_price, closed_time)
-  values (p_user_id, p_run_id, engine.next_order_id(c), c.last_logical_time, p_symbol, p_side, p_order_type, p_quantity,
-          p_limit_price, p_time_in_force, case when v_order.reject_reason is null then 'PENDING' else 'REJECTED' end,
-          v_order.reject_reason, p_client_order_id, v_order.reserve_price,
-          case when v_order.reject_reason is not null then c.last_logical_time end)
-  returning * into v_order;
-  return v_order;
+  o := engine.judged(c, o, p_quantity);
+  insert into paper_order select (o).*;
+  return o;
 end $$;
 
+-- One order of a pair takes the other with it.
 -- writes: paper_order
 create function engine.cancel_order(p_user_id bigint, p_run_id bigint, p_order_id bigint) returns paper_order
 language plpgsql as $$
@@ -103,11 +191,19 @@ declare
   v_order paper_order;
 begin
   perform engine.require_running(c);
-  update paper_order o set status = 'CANCELED', closed_time = c.last_logical_time
-   where o.user_id = p_user_id and o.run_id = p_run_id and o.order_id = p_order_id
-     and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED');
   select * into v_order from paper_order o
    where o.user_id = p_user_id and o.run_id = p_run_id and o.order_id = p_order_id;
   perform engine.require(found, format('argument=order_id value=%s must_be=an_order_of_the_run', p_order_id));
+  if v_order.status not in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED') then
+    return v_order;
+  end if;
+  update paper_order o set status = 'CANCELED', closed_time = c.last_logical_time
+   where o.user_id = p_user_id and o.run_id = p_run_id and o.order_id = p_order_id
+  returning * into v_order;
+  if v_order.oco_id is not null then
+    update paper_order o set status = 'CANCELED', closed_time = c.last_logical_time
+     where o.user_id = p_user_id and o.run_id = p_run_id and o.oco_id = v_order.oco_id
+       and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED');
+  end if;
   return v_order;
 end $$;

@@ -1,29 +1,131 @@
--- Orders on bars. What becomes of an open order depends on nothing but itself and the bars, so it is found once, by an
--- index search; the orders then end one by one, in the order of their fates, and only cash, holdings and limits decide.
+-- Orders on bars: at which bar is an open order met, and at what price. That depends on nothing but the order and the
+-- bars, so it is found once, by an index search; what cash, holdings, volume and limits then make of it is 57_fill.
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
--- Contract of an order on a bar. MARKET: the open. LIMIT: the limit, or the open when the bar opens beyond it and is
--- the first bar the order sees or the first of a session (p_is_fresh). Null when the bar does not reach the order.
--- Never outside the bar: a bar that lies wholly beyond a resting limit fills at its nearer end.
-create function engine.fill_price(
-  p_order_type text, p_side text, p_limit_price numeric, p_open numeric, p_high numeric, p_low numeric, p_is_fresh boolean
+create function engine.is_stop(p_order_type text) returns boolean
+language sql immutable return p_order_type in ('STOP', 'STOP_LIMIT', 'TRAILING_STOP');
+
+-- Does the bar reach the stop?
+create function engine.is_triggered(p_side text, p_stop_price numeric, p_high numeric, p_low numeric) returns boolean
+language sql immutable return case p_side when 'BUY' then p_high >= p_stop_price else p_low <= p_stop_price end;
+
+-- The stop of a trailing order after the price has been at its best, p_extreme: the high for a sale, the low for a buy.
+create function engine.trail_stop(p_side text, p_trail_amount numeric, p_trail_percent numeric, p_extreme numeric) returns numeric
+language sql immutable
+return nullif(greatest(0, round(p_extreme + case p_side when 'BUY' then 1 else -1 end * coalesce(p_trail_amount, p_extreme * p_trail_percent / 100), 8)), 0);
+
+-- A limit order on a bar. Fresh, the first bar it sees or the first of a session: at the open if that is no worse. Else
+-- at the limit, once the bar has gone p_through beyond it; a bar that lies wholly beyond fills at its nearer end, never
+-- outside of the bar. Null when the bar does not reach the order.
+create function engine.limit_fill(
+  p_side text, p_limit_price numeric, p_open numeric, p_high numeric, p_low numeric, p_is_fresh boolean, p_through numeric
 ) returns numeric
 language sql immutable
 return case
-  when p_order_type = 'MARKET' then p_open
-  when p_order_type <> 'LIMIT' then null
-  when p_side = 'BUY' and p_low <= p_limit_price then
-    case when p_is_fresh then least(p_open, p_limit_price) else least(p_high, p_limit_price) end
-  when p_side = 'SELL' and p_high >= p_limit_price then
-    case when p_is_fresh then greatest(p_open, p_limit_price) else greatest(p_low, p_limit_price) end
+  when p_side = 'BUY' then case
+    when p_is_fresh and p_open <= p_limit_price then p_open
+    when p_low <= p_limit_price - p_through then least(p_high, p_limit_price) end
+  when p_is_fresh and p_open >= p_limit_price then p_open
+  when p_high >= p_limit_price + p_through then greatest(p_low, p_limit_price)
 end;
 
--- What becomes of each open order in (p_after, p_to], in the order of execution: by bar time, then DAY orders of
--- earlier sessions expire, sells fill, buys fill, DAY orders of this session expire at its close, each by order_id.
---   expiry  the first bar time of the feed at or after the close of the session in which the order was accepted;
---           accepted while the market is closed, it belongs to the next session; before the first tick, to that one
---   fill    the first bar of its symbol, in a session, after acceptance and not after expiry, that reaches the order
+-- Any order on a bar; p_is_live: no stop, or triggered on an earlier bar. MARKET: the open. STOP and TRAILING_STOP: the
+-- open if it lies beyond the stop, else the stop; once triggered, MARKET. STOP_LIMIT: when the open lies beyond the stop,
+-- the limit rule on this bar; when the stop is met within the bar, at the stop if the limit allows it, else at the limit
+-- if the close shows that the price came back to it; once triggered, LIMIT. Null when the bar does not fill the order.
+create function engine.fill_price(
+  p_order_type text, p_side text, p_limit_price numeric, p_stop_price numeric, p_is_live boolean,
+  p_open numeric, p_high numeric, p_low numeric, p_close numeric, p_is_fresh boolean, p_through numeric
+) returns numeric
+language sql immutable
+return case
+  when p_order_type = 'LIMIT' or p_is_live and p_order_type = 'STOP_LIMIT' then
+    engine.limit_fill(p_side, p_limit_price, p_open, p_high, p_low, p_is_fresh, p_through)
+  when p_order_type = 'MARKET' or p_is_live then p_open
+  when not engine.is_triggered(p_side, p_stop_price, p_high, p_low) then null
+  when p_order_type in ('STOP', 'TRAILING_STOP') then
+    case p_side when 'BUY' then greatest(p_open, p_stop_price) when 'SELL' then least(p_open, p_stop_price) end
+  when engine.is_triggered(p_side, p_stop_price, p_open, p_open) then
+    engine.limit_fill(p_side, p_limit_price, p_open, p_high, p_low, true, p_through)
+  when p_side = 'BUY' and p_limit_price >= p_stop_price or p_side = 'SELL' and p_limit_price <= p_stop_price then p_stop_price
+  when p_side = 'BUY' and p_close <= p_limit_price or p_side = 'SELL' and p_close >= p_limit_price then p_limit_price
+end;
+
+-- What becomes of an order next, after p_after and up to p_upto; at most one row.
+--   end   DAY: the first bar time of the feed at or after the close of the session in which the order was accepted;
+--         accepted while the market is closed, it belongs to the next session; before the first tick, to that one.
+--         GTD: the same with its good_till.
+--   bar   the first of its symbol, in a session and not after the end, that fills or triggers the order. IOC and FOK:
+--         the first at all, or the one that triggers them.
+-- A trailing stop meets each bar with the stop that the bars before it have made.
+create function engine.fate(
+  p_feed text, p_calendar text, p_first timestamptz, p_after timestamptz, p_upto timestamptz, p_penetration int, o paper_order
+) returns table (logical_time timestamptz, phase int, price numeric, is_trigger boolean, stop_price numeric,
+                 open numeric, low numeric, high numeric, volume numeric)
+language sql stable
+begin atomic
+  select f.logical_time, f.phase,
+         case when b.open_at < b.logical_time then
+           engine.fill_price((o).order_type, (o).side, (o).limit_price, b.stop_price, t.is_live, b.open, b.high, b.low, b.close, f.is_fresh, t.through) end,
+         b.logical_time is not null and not t.is_live, b.stop_price,
+         case when b.open_at < b.logical_time then b.open end, b.low, b.high, b.volume
+    from (select not engine.is_stop((o).order_type) or (o).status <> 'PENDING' as is_live,
+                 case when p_penetration = 0 then 0
+                      else p_penetration * (select coalesce(i.price_tick, 0.00000001) from instrument i where i.symbol = (o).symbol) end as through
+                 offset 0) t
+    left join lateral (
+      select n.close_at as at from engine.session_by(p_calendar, coalesce((o).logical_time + interval '1 microsecond', p_first)) n
+       where (o).time_in_force = 'DAY'
+      union all
+      select (o).good_till where (o).time_in_force = 'GTD') d on true
+    left join lateral (
+      select b.logical_time, b.logical_time > d.at as is_past from price_bar b
+       where b.feed = p_feed and b.logical_time >= d.at and b.logical_time > p_after and b.logical_time <= p_upto
+       order by b.logical_time limit 1) e on true
+    left join lateral (
+      (select b.logical_time, b.open, b.high, b.low, b.close, b.volume, n.open_at, (o).stop_price as stop_price
+         from price_bar b
+        cross join lateral engine.session_by(p_calendar, b.logical_time) n
+        where b.feed = p_feed and b.symbol = (o).symbol and b.logical_time > p_after
+          and b.logical_time <= coalesce(e.logical_time, p_upto) and (b.logical_time < e.logical_time or e.is_past is not true)
+          and ((o).order_type <> 'TRAILING_STOP' or t.is_live)
+          and case when t.is_live and (o).time_in_force in ('IOC', 'FOK') then true
+                   when n.open_at >= b.logical_time then false
+                   when not t.is_live then engine.is_triggered((o).side, (o).stop_price, b.high, b.low)
+                   when (o).order_type = 'MARKET' or (o).order_type = 'STOP' then true
+                   else engine.limit_fill((o).side, (o).limit_price, b.open, b.high, b.low, false, t.through) is not null
+                     or t.through > 0 and engine.limit_fill((o).side, (o).limit_price, b.open, b.high, b.low, true, t.through) is not null
+                       and not exists (select from price_bar p
+                                        where p.feed = p_feed and p.symbol = (o).symbol and p.logical_time < b.logical_time
+                                          and p.logical_time > greatest(n.open_at, coalesce((o).logical_time, p_first - interval '1 microsecond'))) end
+        order by b.logical_time limit 1)
+      union all
+      (select x.* from (
+         select b.logical_time, b.open, b.high, b.low, b.close, b.volume, n.open_at,
+                case (o).side when 'SELL' then greatest((o).stop_price, engine.trail_stop('SELL', (o).trail_amount, (o).trail_percent, max(b.high) over w))
+                              when 'BUY' then least((o).stop_price, engine.trail_stop('BUY', (o).trail_amount, (o).trail_percent, min(b.low) over w)) end as stop_price
+           from price_bar b
+          cross join lateral engine.session_by(p_calendar, b.logical_time) n
+          where (o).order_type = 'TRAILING_STOP' and not t.is_live and n.open_at < b.logical_time
+            and b.feed = p_feed and b.symbol = (o).symbol and b.logical_time > p_after
+            and b.logical_time <= coalesce(e.logical_time, p_upto) and (b.logical_time < e.logical_time or e.is_past is not true)
+         window w as (order by b.logical_time rows between unbounded preceding and 1 preceding)) x
+        where engine.is_triggered((o).side, x.stop_price, x.high, x.low)
+        order by x.logical_time limit 1)) b on true
+   cross join lateral (
+      select coalesce(b.logical_time, e.logical_time) as logical_time,
+             case when b.logical_time is null then case when e.is_past then 0 else 4 end
+                  when engine.is_stop((o).order_type) and ((o).side = 'SELL' or (o).oco_id is not null or (o).parent_order_id is not null) then 1
+                  when (o).side = 'SELL' then 2 else 3 end as phase,
+             not exists (select from price_bar p
+                          where p.feed = p_feed and p.symbol = (o).symbol and p.logical_time < b.logical_time
+                            and p.logical_time > greatest(b.open_at, coalesce((o).logical_time, p_first - interval '1 microsecond'))) as is_fresh offset 0) f
+   where f.logical_time is not null;
+end;
+
+-- The fates of all open orders after p_after up to p_to, in the order of execution: by bar time; within it orders whose
+-- time was over before, protective exits, other sells, buys, and orders whose time ends with this bar; by order_id.
 -- The first FROM item hides the values from the planner: with nothing to look at, it plans once and not at every call.
 create function engine.open_matches(c engine.context, p_after timestamptz, p_to timestamptz) returns refcursor
 language plpgsql as $$
@@ -31,36 +133,14 @@ declare
   v_cursor refcursor;
 begin
   open v_cursor for
-    select f.logical_time, f.phase, engine.fill_price(o.order_type, o.side, o.limit_price, b.open, b.high, b.low, f.is_fresh),
-           o.order_id, o.symbol, o.side, o.quantity, o.filled_quantity, o.reserve_price
+    select f.logical_time, f.phase, f.price, f.is_trigger, f.stop_price, f.open, f.low, f.high, f.volume,
+           o.order_id, o.symbol, o.side, o.order_type, o.time_in_force, o.quantity, o.filled_quantity, o.reserve_price,
+           o.oco_id, num_nonnulls(o.take_profit_price, o.stop_loss_price) > 0
       from (select c.user_id as user_id, c.run_id as run_id, c.feed as feed, c.calendar as calendar, p_after as after,
-                   p_to as upto, c.first_logical_time as first offset 0) a
+                   p_to as upto, c.first_logical_time as first, (c.terms).penetration_ticks as penetration offset 0) a
       join paper_order o on o.user_id = a.user_id and o.run_id = a.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
        and (o.logical_time < a.upto or o.logical_time is null)
-      left join lateral (
-        select n.close_at from engine.session_by(a.calendar, coalesce(o.logical_time + interval '1 microsecond', a.first)) n
-         where o.time_in_force = 'DAY') d on true
-      left join lateral (
-        select b.logical_time, b.logical_time > d.close_at as is_past from price_bar b
-         where b.feed = a.feed and b.logical_time >= d.close_at and b.logical_time > a.after and b.logical_time <= a.upto
-         order by b.logical_time limit 1) e on true
-      left join lateral (
-        select b.logical_time, b.open, b.high, b.low, n.open_at
-          from price_bar b
-         cross join lateral engine.session_by(a.calendar, b.logical_time) n
-         where b.feed = a.feed and b.symbol = o.symbol and b.logical_time > greatest(a.after, o.logical_time)
-           and b.logical_time <= coalesce(e.logical_time, a.upto) and (b.logical_time < e.logical_time or e.is_past is not true)
-           and engine.fill_price(o.order_type, o.side, o.limit_price, b.open, b.high, b.low, true) is not null
-           and n.open_at < b.logical_time
-         order by b.logical_time limit 1) b on true
-     cross join lateral (
-        select coalesce(b.logical_time, e.logical_time) as logical_time,
-               case when b.logical_time is null then case when e.is_past then 0 else 3 end
-                    when o.side = 'SELL' then 1 else 2 end as phase,
-               not exists (select from price_bar p
-                            where p.feed = a.feed and p.symbol = o.symbol and p.logical_time < b.logical_time
-                              and p.logical_time > greatest(b.open_at, coalesce(o.logical_time, a.first - interval '1 microsecond'))) as is_fresh offset 0) f
-     where f.logical_time is not null
+     cross join lateral engine.fate(a.feed, a.calendar, a.first, greatest(a.after, o.logical_time, o.seen_time), a.upto, a.penetration, o) f
      order by f.logical_time, f.phase, o.order_id;
   return v_cursor;
 end $$;
@@ -72,83 +152,99 @@ create function engine.watch_orders(c engine.context, p_to timestamptz) returns 
 language plpgsql as $$
 declare
   v_after timestamptz;
+  v_is_met boolean;
 begin
+  c.horizon := p_to;
   if not c.has_open_orders then
     return c;
   end if;
   v_after := coalesce(greatest(c.last_logical_time, c.closed_through), p_to - interval '1 microsecond');
-  if exists (
-    select from (select c.user_id as user_id, c.run_id as run_id, c.feed as feed, v_after as after, p_to as upto offset 0) a
-      join paper_order o on o.user_id = a.user_id and o.run_id = a.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
-     where o.time_in_force = 'DAY'
+  select exists (
+    select from paper_order o
+     where o.user_id = a.user_id and o.run_id = a.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
+       and (o.time_in_force <> 'GTC' or o.order_type = 'TRAILING_STOP'
         or exists (select from price_bar b
                     where b.feed = a.feed and b.symbol = o.symbol and b.logical_time > greatest(a.after, o.logical_time)
                       and b.logical_time <= a.upto
-                      and engine.fill_price(o.order_type, o.side, o.limit_price, b.open, b.high, b.low, true) is not null))
-  then
+                      and case when engine.is_stop(o.order_type) and o.status = 'PENDING' then engine.is_triggered(o.side, o.stop_price, b.high, b.low)
+                               else engine.fill_price(o.order_type, o.side, o.limit_price, o.stop_price, true, b.open, b.high, b.low, b.close, true, 0) is not null end))),
+         exists (select from paper_order o
+                  where o.user_id = a.user_id and o.run_id = a.run_id and o.order_type = 'TRAILING_STOP' and o.status = 'PENDING')
+    into v_is_met, c.has_trailing
+    from (select c.user_id as user_id, c.run_id as run_id, c.feed as feed, v_after as after, p_to as upto offset 0) a;
+  if v_is_met then
     c.matches := engine.open_matches(c, v_after, p_to);
     c := engine.next_match(c);
   end if;
   return c;
 end $$;
 
+-- The next match, from the cursor or from the agenda of orders that have been looked up again, whichever is earlier.
 create function engine.next_match(c engine.context) returns engine.context
 language plpgsql as $$
 declare
   v_cursor refcursor := c.matches;
-  m engine.match;
+  m engine.match := c.ahead;
+  a engine.match := c.agenda[1];
 begin
-  fetch v_cursor into m;
-  c.match := m;
-  if not found then
-    close v_cursor;
-    c.match := null;
+  if m.order_id is null and v_cursor is not null then
+    fetch v_cursor into m;
+    if not found then
+      close v_cursor;
+      c.matches := null;
+      m := null;
+    end if;
   end if;
+  if a.order_id is null then
+    c.ahead := null;
+  elsif m.order_id is null or (a.logical_time, a.phase, a.order_id) < (m.logical_time, m.phase, m.order_id) then
+    c.ahead := m;
+    c.agenda := c.agenda[2:];
+    m := a;
+  else
+    c.ahead := null;
+  end if;
+  c.match := m;
   return c;
 end $$;
 
--- The order of c.match ends: it expires, fills what is left of it, or is rejected when cash, position or a limit no
--- longer allows it. What has been filled stays filled, so only an untouched order can still be rejected.
-create function engine.end_order(c engine.context) returns engine.context
+-- Look up again, after p_after, what becomes of orders that stay open or have just come to be. They are posted.
+create function engine.look_again(c engine.context, p_order_ids bigint[], p_after timestamptz) returns engine.context
 language plpgsql stable as $$
-declare
-  o engine.match := c.match;
-  e engine.entry;
 begin
-  c := engine.with_limits(c);
-  c.reserved := c.reserved - engine.reservation(o.side, o.quantity - o.filled_quantity, o.reserve_price, c.scale);
-  e.logical_time := o.logical_time;
-  e.order_id := o.order_id;
-  e.is_new := false;
-  e.symbol := o.symbol;
-  e.side := o.side;
-  e.quantity := o.quantity - o.filled_quantity;
-  e.price := o.price;
-  if e.price is null then
-    e.status := 'EXPIRED';
-    return engine.note(c, e);
-  end if;
-
-  e.reject_reason := engine.reject_reason(c, e.symbol, e.side, e.quantity, e.price, c.reserved, 0);
-  if e.reject_reason is null then
-    e.status := 'FILLED';
-    c.made := c.made + 1;
-    return engine.book_trade(c, e);
-  elsif o.filled_quantity = 0 then
-    e.status := 'REJECTED';
-  else
-    e.status := 'CANCELED';
-    e.reject_reason := null;
-  end if;
-  return engine.note(c, e);
+  c.agenda := array(
+    select x from (
+      select * from unnest(c.agenda)
+      union all
+      select f.logical_time, f.phase, f.price, f.is_trigger, f.stop_price, f.open, f.low, f.high, f.volume,
+             o.order_id, o.symbol, o.side, o.order_type, o.time_in_force, o.quantity, o.filled_quantity, o.reserve_price,
+             o.oco_id, num_nonnulls(o.take_profit_price, o.stop_loss_price) > 0
+        from paper_order o
+       cross join lateral engine.fate(c.feed, c.calendar, c.first_logical_time, p_after, c.horizon, (c.terms).penetration_ticks, o) f
+       where o.user_id = c.user_id and o.run_id = c.run_id and o.order_id = any (p_order_ids)
+    ) y
+   cross join lateral (select row(y.*)::engine.match as x) z
+   order by y.logical_time, y.phase, y.order_id);
+  return c;
 end $$;
 
--- Every match up to p_to, in order.
-create function engine.match_through(c engine.context, p_to timestamptz) returns engine.context
+-- Trailing stops follow the bars that they have survived, up to p_to.
+-- writes: paper_order
+create function engine.ratchet(c engine.context, p_to timestamptz) returns void
 language plpgsql as $$
 begin
-  while (c.match).logical_time <= p_to loop
-    c := engine.next_match(engine.end_order(c));
-  end loop;
-  return c;
+  update paper_order o
+     set stop_price = case o.side when 'SELL' then greatest(o.stop_price, engine.trail_stop('SELL', o.trail_amount, o.trail_percent, b.high))
+                                  else least(o.stop_price, engine.trail_stop('BUY', o.trail_amount, o.trail_percent, b.low)) end,
+         seen_time = b.logical_time
+    from paper_order p
+   cross join lateral (
+      select max(b.logical_time) as logical_time, max(b.high) as high, min(b.low) as low
+        from price_bar b
+       cross join lateral engine.session_by(c.calendar, b.logical_time) n
+       where b.feed = c.feed and b.symbol = p.symbol and n.open_at < b.logical_time
+         and b.logical_time > coalesce(greatest(p.logical_time, p.seen_time), c.first_logical_time - interval '1 microsecond') and b.logical_time <= p_to) b
+   where p.user_id = c.user_id and p.run_id = c.run_id and p.order_type = 'TRAILING_STOP' and p.status = 'PENDING'
+     and b.logical_time is not null
+     and o.user_id = p.user_id and o.run_id = p.run_id and o.order_id = p.order_id;
 end $$;

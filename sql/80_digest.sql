@@ -13,6 +13,11 @@ language sql stable begin atomic
            trim_scale(o.quantity), trim_scale(o.limit_price), trim_scale(o.stop_price), o.time_in_force, o.status,
            trim_scale(o.filled_quantity), trim_scale(o.avg_fill_price), o.reject_reason, o.client_order_id, o.source,
            trim_scale(o.reserve_price), extract(epoch from o.closed_time))
+         -- what most orders do not have is there only where it is
+         || coalesce(nullif(jsonb_strip_nulls(jsonb_build_object('trail_amount', trim_scale(o.trail_amount), 'trail_percent', trim_scale(o.trail_percent),
+              'good_till', extract(epoch from o.good_till), 'triggered_time', extract(epoch from o.triggered_time), 'oco_id', o.oco_id,
+              'parent_order_id', o.parent_order_id, 'replaces_order_id', o.replaces_order_id, 'take_profit_price', trim_scale(o.take_profit_price),
+              'stop_loss_price', trim_scale(o.stop_loss_price), 'stop_loss_limit_price', trim_scale(o.stop_loss_limit_price))), '{}'), '[]')
     from paper_order o where o.user_id = p_user_id and o.run_id = p_run_id
   union all
   select 2, 'paper_trade', lpad(t.trade_id::text, 20, '0'),

@@ -92,7 +92,7 @@ create view engine.violation_order as
     join paper_order o on o.user_id = t.user_id and o.run_id = t.run_id and o.order_id = t.order_id
    where (t.symbol, t.side) is distinct from (o.symbol, o.side)
       or t.logical_time < o.logical_time
-      or (o.source = 'CLIENT') = (t.logical_time = o.logical_time)
+      or (o.source = 'CLIENT') = (t.logical_time = o.logical_time) and o.source <> 'BRACKET'
   union all
   select t.user_id, t.run_id, 'fill_beyond_limit', format('trade_id=%s price=%s limit_price=%s', t.trade_id, t.price, o.limit_price)
     from paper_trade t
@@ -109,7 +109,7 @@ create view engine.violation_order as
                                                      where t.user_id = o.user_id and t.run_id = o.run_id and t.order_id = o.order_id))
       or o.closed_time < o.logical_time
       or (o.status = 'REJECTED') <> (o.reject_reason is not null)
-      or o.source not in ('CLIENT', 'SIP', 'REBALANCE')
+      or o.source not in ('CLIENT', 'BRACKET', 'SIP', 'REBALANCE')
   union all
   select o.user_id, o.run_id, 'order_later_than_run', 'order_id=' || o.order_id
     from paper_order o

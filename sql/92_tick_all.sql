@@ -92,7 +92,7 @@ begin
 
   for i in 1 .. coalesce(cardinality(p_busy_users), 0) loop
     c := engine.decide(engine.read_context(p_busy_users[i], p_busy_runs[i]), p_time);
-    if c.is_closed then
+    if c.is_closed or c.has_trailing then
       perform engine.mark_now(engine.post(c), p_time);
       continue;
     end if;

@@ -5,6 +5,10 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
+-- A verb that has gained a parameter would stand beside its older self and make every call ambiguous.
+drop function if exists start_run(bigint, numeric, text, text, numeric, numeric, text, text, text);
+drop function if exists place_order(bigint, bigint, text, text, numeric, text, numeric, numeric, text, text, numeric, numeric, timestamptz);
+
 create or replace function create_user(p_name text) returns bigint
 language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
@@ -16,13 +20,14 @@ comment on function create_user is 'create_user(name) → user_id. A new user; n
 create or replace function start_run(
   p_user_id bigint, p_initial_cash numeric, p_feed text default 'default', p_name text default null,
   p_participation numeric default null, p_slippage_bps numeric default 0, p_fee_schedule text default null,
-  p_mark_policy text default 'EVERY_TICK', p_currency text default 'USD'
+  p_mark_policy text default 'EVERY_TICK', p_currency text default 'USD', p_volume_impact numeric default 0,
+  p_penetration_ticks int default 0, p_max_price_age interval default null
 ) returns bigint
 language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   return engine.start_run(p_user_id, p_initial_cash, p_feed, p_name,
-    p_participation, p_slippage_bps, p_fee_schedule, p_mark_policy, p_currency);
+    p_participation, p_slippage_bps, p_fee_schedule, p_mark_policy, p_currency, p_volume_impact, p_penetration_ticks, p_max_price_age);
 end $$;
 comment on function start_run is 'start_run(user, initial_cash, feed, name, …) → run_id. A RUNNING run with its state, its lifecycle row and its opening cash entry. 23505 when the user already has a RUNNING run, 23503 for an unknown user, TE201 for an unknown feed.';
 
@@ -64,16 +69,43 @@ create or replace function place_order(
   p_user_id bigint, p_run_id bigint, p_symbol text, p_side text, p_quantity numeric,
   p_order_type text default 'MARKET', p_limit_price numeric default null, p_stop_price numeric default null,
   p_time_in_force text default 'GTC', p_client_order_id text default null, p_trail_amount numeric default null,
-  p_trail_percent numeric default null, p_good_till timestamptz default null
+  p_trail_percent numeric default null, p_good_till timestamptz default null, p_take_profit numeric default null,
+  p_stop_loss numeric default null, p_stop_loss_limit numeric default null
 ) returns paper_order
 language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   return engine.place_order(p_user_id, p_run_id, p_symbol, p_side, p_quantity,
     p_order_type, p_limit_price, p_stop_price, p_time_in_force,
-    p_client_order_id, p_trail_amount, p_trail_percent, p_good_till);
+    p_client_order_id, p_trail_amount, p_trail_percent, p_good_till, p_take_profit, p_stop_loss, p_stop_loss_limit);
 end $$;
-comment on function place_order is 'place_order(user, run, symbol, side, quantity, order_type, limit_price, …) → the paper_order row, PENDING or REJECTED with its reject_reason. It matches bars later than the run''s last tick. The same client_order_id returns the first order (TE102 when the terms differ). TE101 for what cannot be an order, TE001, TE204.';
+comment on function place_order is 'place_order(user, run, symbol, side, quantity, order_type, limit_price, …) → the paper_order row, PENDING or REJECTED with its reject_reason. It matches bars later than the run''s last tick. take_profit, stop_loss, stop_loss_limit make it the entry of a bracket: what it fills gets these exits, one of which cancels the other. The same client_order_id returns the first order (TE102 when the terms differ). TE101 for what cannot be an order, TE001, TE204.';
+
+create or replace function place_oco(
+  p_user_id bigint, p_run_id bigint, p_symbol text, p_side text, p_quantity numeric, p_limit_price numeric, p_stop_price numeric,
+  p_stop_limit_price numeric default null, p_time_in_force text default 'GTC', p_client_order_id text default null,
+  p_good_till timestamptz default null
+) returns setof paper_order
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+begin
+  perform from public.strategy_run where false;
+  return query select * from engine.place_oco(p_user_id, p_run_id, p_symbol, p_side, p_quantity, p_limit_price, p_stop_price,
+    p_stop_limit_price, p_time_in_force, p_client_order_id, p_good_till);
+end $$;
+comment on function place_oco is 'place_oco(user, run, symbol, side, quantity, limit_price, stop_price, stop_limit_price, …) → two paper_order rows, a LIMIT and a STOP (STOP_LIMIT), that share one quantity: what one fills the other loses, and the end of one cancels the other. Otherwise as place_order.';
+
+create or replace function replace_order(
+  p_user_id bigint, p_run_id bigint, p_order_id bigint, p_quantity numeric default null, p_limit_price numeric default null,
+  p_stop_price numeric default null, p_client_order_id text default null, p_time_in_force text default null,
+  p_trail_amount numeric default null, p_trail_percent numeric default null, p_good_till timestamptz default null
+) returns paper_order
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+begin
+  perform from public.strategy_run where false;
+  return engine.replace_order(p_user_id, p_run_id, p_order_id, p_quantity, p_limit_price, p_stop_price, p_client_order_id,
+    p_time_in_force, p_trail_amount, p_trail_percent, p_good_till);
+end $$;
+comment on function replace_order is 'replace_order(user, run, order_id, quantity, limit_price, …) → the new paper_order row, which names the old one in replaces_order_id; what is not given stays, quantity null is what was left. The old order is CANCELED in the same moment. A new order that cannot be accepted is REJECTED and leaves the old one open. TE101 when the order is not open.';
 
 create or replace function cancel_order(p_user_id bigint, p_run_id bigint, p_order_id bigint) returns paper_order
 language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$

@@ -1,0 +1,138 @@
+-- Orders that depend on each other: one cancels other, and one that replaces another.
+set local search_path = public, pg_temp;
+set local plpgsql.extra_errors = 'shadowed_variables';
+
+-- The p_number-th order of a pair: they hold back cash once, for the dearer of the two, and what rejects one rejects both.
+create function engine.paired(
+  o paper_order, p_oco_id bigint, p_number int, p_reserve_price numeric, p_reason text, p_time timestamptz
+) returns paper_order
+language plpgsql immutable as $$
+begin
+  o.order_id := p_oco_id + p_number - 1;
+  o.oco_id := p_oco_id;
+  o.reserve_price := p_reserve_price;
+  if p_reason is not null then
+    o.status := 'REJECTED';
+    o.reject_reason := p_reason;
+    o.closed_time := p_time;
+  end if;
+  return o;
+end $$;
+
+-- Two exits or entries that share one quantity: what one fills the other loses, and the end of one is the end of the
+-- other. Accepted or rejected together; the limit order carries the client_order_id.
+-- writes: paper_order
+create function engine.place_oco(
+  p_user_id bigint, p_run_id bigint, p_symbol text, p_side text, p_quantity numeric, p_limit_price numeric,
+  p_stop_price numeric, p_stop_limit_price numeric, p_time_in_force text, p_client_order_id text, p_good_till timestamptz
+) returns setof paper_order
+language plpgsql as $$
+declare
+  v_stop_type constant text := case when p_stop_limit_price is null then 'STOP' else 'STOP_LIMIT' end;
+  v_sign constant int := case p_side when 'BUY' then -1 else 1 end;
+  c engine.context;
+  l paper_order;
+  s paper_order;
+  v_stored paper_order;
+  v_reason text;
+begin
+  perform engine.require_order_terms(p_symbol, p_side, p_quantity, 'LIMIT', p_limit_price, null, p_time_in_force, p_client_order_id, null, null, p_good_till);
+  perform engine.require_order_terms(p_symbol, p_side, p_quantity, v_stop_type, p_stop_limit_price, p_stop_price, p_time_in_force, p_client_order_id, null, null, p_good_till);
+  perform engine.require(p_time_in_force not in ('IOC', 'FOK'), 'argument=time_in_force must_be=DAY|GTC|GTD');
+  perform engine.require(v_sign * (p_limit_price - p_stop_price) > 0, 'argument=limit_price,stop_price must_be=on_either_side_of_the_price');
+  l.symbol := p_symbol;
+  l.side := p_side;
+  l.time_in_force := p_time_in_force;
+  l.good_till := p_good_till;
+  s := l;
+  l.order_type := 'LIMIT';
+  l.limit_price := p_limit_price;
+  l.client_order_id := p_client_order_id;
+  s.order_type := v_stop_type;
+  s.stop_price := p_stop_price;
+  s.limit_price := p_stop_limit_price;
+
+  c := engine.open_run(p_user_id, p_run_id);
+  select * into v_stored from paper_order o where o.user_id = p_user_id and o.run_id = p_run_id and o.client_order_id = p_client_order_id;
+  if found then
+    perform engine.require_same_terms(v_stored, l, p_quantity);
+    return query select o.* from paper_order o
+      where o.user_id = p_user_id and o.run_id = p_run_id and o.oco_id = v_stored.oco_id order by o.order_id;
+    return;
+  end if;
+  perform engine.require_running(c);
+  l := engine.judged(c, l, p_quantity);
+  s := engine.judged(c, s, p_quantity);
+  v_reason := coalesce(l.reject_reason, s.reject_reason);
+  s := engine.paired(s, l.order_id, 2, greatest(l.reserve_price, s.reserve_price), v_reason, c.last_logical_time);
+  l := engine.paired(l, l.order_id, 1, s.reserve_price, v_reason, c.last_logical_time);
+  insert into paper_order select (l).*;
+  insert into paper_order select (s).*;
+  return next l;
+  return next s;
+end $$;
+
+-- The same order with other terms; what is null stays.
+create function engine.with_terms(
+  o paper_order, p_limit_price numeric, p_stop_price numeric, p_client_order_id text, p_time_in_force text, p_trail_amount numeric,
+  p_trail_percent numeric, p_good_till timestamptz
+) returns paper_order
+language plpgsql immutable as $$
+begin
+  o.limit_price := coalesce(p_limit_price, o.limit_price);
+  o.stop_price := coalesce(p_stop_price, case when o.order_type <> 'TRAILING_STOP' then o.stop_price end);
+  o.time_in_force := coalesce(p_time_in_force, o.time_in_force);
+  o.good_till := case when o.time_in_force = 'GTD' then coalesce(p_good_till, o.good_till) else p_good_till end;
+  if num_nonnulls(p_trail_amount, p_trail_percent) > 0 then
+    o.trail_amount := p_trail_amount;
+    o.trail_percent := p_trail_percent;
+  end if;
+  o.client_order_id := p_client_order_id;
+  o.replaces_order_id := o.order_id;
+  o.triggered_time := null;
+  o.seen_time := null;
+  o.avg_fill_price := null;
+  return o;
+end $$;
+
+-- A new order with other terms in place of an open one, which is canceled in the same moment; p_quantity null: what is
+-- left of it. If the new one cannot be accepted it is stored REJECTED, and the old one stays.
+-- writes: paper_order
+create function engine.replace_order(
+  p_user_id bigint, p_run_id bigint, p_order_id bigint, p_quantity numeric, p_limit_price numeric, p_stop_price numeric,
+  p_client_order_id text, p_time_in_force text, p_trail_amount numeric, p_trail_percent numeric, p_good_till timestamptz
+) returns paper_order
+language plpgsql as $$
+declare
+  c engine.context := engine.open_run(p_user_id, p_run_id);
+  v_old paper_order;
+  v_stored paper_order;
+  o paper_order;
+  v_left numeric;
+  v_quantity numeric;
+begin
+  select * into v_old from paper_order x where x.user_id = p_user_id and x.run_id = p_run_id and x.order_id = p_order_id;
+  perform engine.require(found, format('argument=order_id value=%s must_be=an_order_of_the_run', p_order_id));
+  v_left := v_old.quantity - v_old.filled_quantity;
+  v_quantity := coalesce(p_quantity, v_left);
+  o := engine.with_terms(v_old, p_limit_price, p_stop_price, p_client_order_id, p_time_in_force, p_trail_amount, p_trail_percent, p_good_till);
+  perform engine.require_order_terms(o.symbol, o.side, v_quantity, o.order_type, o.limit_price, o.stop_price, o.time_in_force,
+                                     p_client_order_id, o.trail_amount, o.trail_percent, o.good_till);
+
+  select * into v_stored from paper_order x where x.user_id = p_user_id and x.run_id = p_run_id and x.client_order_id = p_client_order_id;
+  if found then
+    perform engine.require_same_terms(v_stored, o, case when p_quantity is null then v_stored.quantity else p_quantity end);
+    return v_stored;
+  end if;
+  perform engine.require_running(c);
+  perform engine.require(v_old.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED'), format('argument=order_id value=%s must_be=an_open_order', p_order_id));
+  perform engine.require(v_old.oco_id is null or v_quantity = v_left, 'argument=quantity must_be=unchanged_for_one_of_a_pair');
+
+  o := engine.judged(c, o, v_quantity, engine.reservation(v_old.side, v_left, v_old.reserve_price, c.scale), v_left);
+  if o.status = 'PENDING' then
+    update paper_order x set status = 'CANCELED', closed_time = c.last_logical_time
+     where x.user_id = p_user_id and x.run_id = p_run_id and x.order_id = p_order_id;
+  end if;
+  insert into paper_order select (o).*;
+  return o;
+end $$;
