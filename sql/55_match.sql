@@ -1,56 +1,7 @@
--- Orders on bars: at which bar is an open order met, and at what price. That depends on nothing but the order and the
--- bars, so it is found once, by an index search; what cash, holdings, volume and limits then make of it is 57_fill.
+-- Orders on bars, the search: at which bar is an open order met. That depends on nothing but the order and the bars, so it
+-- is found once, by an index; what cash, holdings, volume and limits then make of it is 57_fill.
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
-
-create function engine.is_stop(p_order_type text) returns boolean
-language sql immutable return p_order_type in ('STOP', 'STOP_LIMIT', 'TRAILING_STOP');
-
--- Does the bar reach the stop?
-create function engine.is_triggered(p_side text, p_stop_price numeric, p_high numeric, p_low numeric) returns boolean
-language sql immutable return case p_side when 'BUY' then p_high >= p_stop_price else p_low <= p_stop_price end;
-
--- The stop of a trailing order after the price has been at its best, p_extreme: the high for a sale, the low for a buy.
-create function engine.trail_stop(p_side text, p_trail_amount numeric, p_trail_percent numeric, p_extreme numeric) returns numeric
-language sql immutable
-return nullif(greatest(0, round(p_extreme + case p_side when 'BUY' then 1 else -1 end * coalesce(p_trail_amount, p_extreme * p_trail_percent / 100), 8)), 0);
-
--- A limit order on a bar. Fresh, the first bar it sees or the first of a session: at the open if that is no worse. Else
--- at the limit, once the bar has gone p_through beyond it; a bar that lies wholly beyond fills at its nearer end, never
--- outside of the bar. Null when the bar does not reach the order.
-create function engine.limit_fill(
-  p_side text, p_limit_price numeric, p_open numeric, p_high numeric, p_low numeric, p_is_fresh boolean, p_through numeric
-) returns numeric
-language sql immutable
-return case
-  when p_side = 'BUY' then case
-    when p_is_fresh and p_open <= p_limit_price then p_open
-    when p_low <= p_limit_price - p_through then least(p_high, p_limit_price) end
-  when p_is_fresh and p_open >= p_limit_price then p_open
-  when p_high >= p_limit_price + p_through then greatest(p_low, p_limit_price)
-end;
-
--- Any order on a bar; p_is_live: no stop, or triggered on an earlier bar. MARKET: the open. STOP and TRAILING_STOP: the
--- open if it lies beyond the stop, else the stop; once triggered, MARKET. STOP_LIMIT: when the open lies beyond the stop,
--- the limit rule on this bar; when the stop is met within the bar, at the stop if the limit allows it, else at the limit
--- if the close shows that the price came back to it; once triggered, LIMIT. Null when the bar does not fill the order.
-create function engine.fill_price(
-  p_order_type text, p_side text, p_limit_price numeric, p_stop_price numeric, p_is_live boolean,
-  p_open numeric, p_high numeric, p_low numeric, p_close numeric, p_is_fresh boolean, p_through numeric
-) returns numeric
-language sql immutable
-return case
-  when p_order_type = 'LIMIT' or p_is_live and p_order_type = 'STOP_LIMIT' then
-    engine.limit_fill(p_side, p_limit_price, p_open, p_high, p_low, p_is_fresh, p_through)
-  when p_order_type = 'MARKET' or p_is_live then p_open
-  when not engine.is_triggered(p_side, p_stop_price, p_high, p_low) then null
-  when p_order_type in ('STOP', 'TRAILING_STOP') then
-    case p_side when 'BUY' then greatest(p_open, p_stop_price) when 'SELL' then least(p_open, p_stop_price) end
-  when engine.is_triggered(p_side, p_stop_price, p_open, p_open) then
-    engine.limit_fill(p_side, p_limit_price, p_open, p_high, p_low, true, p_through)
-  when p_side = 'BUY' and p_limit_price >= p_stop_price or p_side = 'SELL' and p_limit_price <= p_stop_price then p_stop_price
-  when p_side = 'BUY' and p_close <= p_limit_price or p_side = 'SELL' and p_close >= p_limit_price then p_limit_price
-end;
 
 -- What becomes of an order next, after p_after and up to p_upto; at most one row.
 --   end   DAY: the first bar time of the feed at or after the close of the session in which the order was accepted;
@@ -67,18 +18,18 @@ language sql stable
 begin atomic
   select f.logical_time, f.phase,
          case when b.open_at < b.logical_time then
-           engine.fill_price((o).order_type, (o).side, (o).limit_price, b.stop_price, t.is_live, b.open, b.high, b.low, b.close, f.is_fresh, t.through) end,
+           engine.fill_price((o).order_type, (o).side, (o).limit_price, b.stop_price, t.is_live, b.open, b.high, b.low, b.close,
+                             (o).limit_price is null or engine.is_first_bar(p_feed, (o).symbol, b.logical_time, b.open_at, t.accepted), t.through) end,
          b.logical_time is not null and not t.is_live, b.stop_price,
          case when b.open_at < b.logical_time then b.open end, b.low, b.high, b.volume
     from (select not engine.is_stop((o).order_type) or (o).status <> 'PENDING' as is_live,
-                 case when p_penetration = 0 then 0
-                      else p_penetration * (select coalesce(i.price_tick, 0.00000001) from instrument i where i.symbol = (o).symbol) end as through
-                 offset 0) t
+                 coalesce((o).logical_time, p_first - interval '1 microsecond') as accepted,
+                 case when p_penetration = 0 then 0 else p_penetration * (select coalesce(i.price_tick, 0.00000001) from instrument i
+                                                                            where i.symbol = (o).symbol) end as through offset 0) t
     left join lateral (
-      select n.close_at as at from engine.session_by(p_calendar, coalesce((o).logical_time + interval '1 microsecond', p_first)) n
+      select n.close_at as at from engine.session_by(p_calendar, t.accepted + interval '1 microsecond') n
        where (o).time_in_force = 'DAY'
-      union all
-      select (o).good_till where (o).time_in_force = 'GTD') d on true
+      union all select (o).good_till where (o).time_in_force = 'GTD') d on true
     left join lateral (
       select b.logical_time, b.logical_time > d.at as is_past from price_bar b
        where b.feed = p_feed and b.logical_time >= d.at and b.logical_time > p_after and b.logical_time <= p_upto
@@ -93,12 +44,10 @@ begin atomic
           and case when t.is_live and (o).time_in_force in ('IOC', 'FOK') then true
                    when n.open_at >= b.logical_time then false
                    when not t.is_live then engine.is_triggered((o).side, (o).stop_price, b.high, b.low)
-                   when (o).order_type = 'MARKET' or (o).order_type = 'STOP' then true
+                   when (o).limit_price is null then true
                    else engine.limit_fill((o).side, (o).limit_price, b.open, b.high, b.low, false, t.through) is not null
                      or t.through > 0 and engine.limit_fill((o).side, (o).limit_price, b.open, b.high, b.low, true, t.through) is not null
-                       and not exists (select from price_bar p
-                                        where p.feed = p_feed and p.symbol = (o).symbol and p.logical_time < b.logical_time
-                                          and p.logical_time > greatest(n.open_at, coalesce((o).logical_time, p_first - interval '1 microsecond'))) end
+                       and engine.is_first_bar(p_feed, (o).symbol, b.logical_time, n.open_at, t.accepted) end
         order by b.logical_time limit 1)
       union all
       (select x.* from (
@@ -117,10 +66,7 @@ begin atomic
       select coalesce(b.logical_time, e.logical_time) as logical_time,
              case when b.logical_time is null then case when e.is_past then 0 else 4 end
                   when engine.is_stop((o).order_type) and ((o).side = 'SELL' or (o).oco_id is not null or (o).parent_order_id is not null) then 1
-                  when (o).side = 'SELL' then 2 else 3 end as phase,
-             not exists (select from price_bar p
-                          where p.feed = p_feed and p.symbol = (o).symbol and p.logical_time < b.logical_time
-                            and p.logical_time > greatest(b.open_at, coalesce((o).logical_time, p_first - interval '1 microsecond'))) as is_fresh offset 0) f
+                  when (o).side = 'SELL' then 2 else 3 end as phase offset 0) f
    where f.logical_time is not null;
 end;
 

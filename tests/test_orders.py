@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import psycopg
@@ -590,12 +591,13 @@ def test_a_symbol_that_this_feed_does_not_quote_waits(tx: Conn) -> None:
 
 GOOD = {"symbol": "A", "side": "BUY", "quantity": 1}
 LIMIT = {**GOOD, "order_type": "LIMIT", "limit_price": 1}
+TRAIL = {**GOOD, "order_type": "TRAILING_STOP"}
 BAD_ORDERS: list[dict[str, Any]] = [
     *({**GOOD, "quantity": D(q)} for q in ("NaN", "Infinity", "-Infinity", "1e130", "-1e130", "1e12", "-1e12")),
     {**GOOD, "quantity": None},
     *({**GOOD, "side": s} for s in (None, "", "buy", "HOLD", "BUY ")),
     *({**GOOD, "order_type": t} for t in (None, "", "market", "STOP", "STOP_LIMIT", "TRAILING_STOP")),
-    *({**GOOD, "time_in_force": t} for t in (None, "", "day", "GTD", "IOC", "FOK")),
+    *({**GOOD, "time_in_force": t} for t in (None, "", "day", "GTD", "OPG")),
     *({**GOOD, "symbol": s} for s in (None, "x" * 65)),
     *({**GOOD, "client_order_id": c} for c in ("", "x" * 129)),
     *({**LIMIT, "limit_price": D(p)} for p in ("NaN", "Infinity", "-Infinity", "1e130", "1e12", "0", "-1", "1e-9")),
@@ -603,13 +605,30 @@ BAD_ORDERS: list[dict[str, Any]] = [
     {**LIMIT, "limit_price": None},
     {**GOOD, "limit_price": 1},
     {**GOOD, "stop_price": 1},
-    {**GOOD, "order_type": "STOP", "stop_price": 1},
-    {**GOOD, "order_type": "STOP_LIMIT", "stop_price": 1, "limit_price": 1},
-    {**GOOD, "order_type": "TRAILING_STOP", "trail_amount": 1},
+    {**GOOD, "order_type": "STOP", "stop_price": 1, "limit_price": 1},
+    {**LIMIT, "stop_price": 1},
+    {**GOOD, "order_type": "STOP_LIMIT", "stop_price": 1},
+    {**GOOD, "order_type": "STOP_LIMIT", "limit_price": 1},
+    *(
+        {**GOOD, "order_type": "STOP", "stop_price": D(p)}
+        for p in ("NaN", "Infinity", "1e12", "0", "-1", "1e-9", "1.123456789")
+    ),
+    *({**TRAIL, "trail_amount": D(p)} for p in ("NaN", "Infinity", "1e12", "0", "-1", "1e-9", "1.123456789")),
+    *({**TRAIL, "trail_percent": D(p)} for p in ("NaN", "Infinity", "0", "-1", "100", "0.0000001")),
+    {**TRAIL, "trail_amount": 1, "trail_percent": 1},
+    {**TRAIL, "trail_amount": 1, "stop_price": 1},
+    *({**GOOD, "take_profit": D(p)} for p in ("NaN", "0", "-1", "1.123456789")),
+    *({**GOOD, "stop_loss": D(p)} for p in ("NaN", "0", "-1", "1.123456789")),
+    {**GOOD, "stop_loss_limit": 1},
+    {**GOOD, "take_profit": 1, "stop_loss": 1},
+    {**GOOD, "side": "SELL", "take_profit": 2, "stop_loss": 1},
+    {**LIMIT, "take_profit": 1},
+    {**LIMIT, "stop_loss": 1},
+    {**GOOD, "time_in_force": "GTD"},
+    {**GOOD, "time_in_force": "GTD", "good_till": at("2300-01-01 00:00")},
     {**GOOD, "trail_amount": 1},
     {**GOOD, "trail_percent": 1},
     {**GOOD, "good_till": at("2024-02-01 00:00")},
-    {**GOOD, "time_in_force": "GTD", "good_till": at("2024-02-01 00:00")},
 ]
 
 
@@ -656,8 +675,8 @@ REFUSALS: list[tuple[str, str]] = [
     ("TE101", "select place_order(%(u)s, %(r)s, 'A', 'BUY', 1, p_client_order_id => '')"),
     ("TE101", "select cancel_order(%(u)s, %(r)s, 99)"),
     ("TE101", "select start_run(%(u)s, -1)"),
-    ("TE101", "select start_run(%(u)s, 1, p_participation => 0.1)"),
-    ("TE101", "select start_run(%(u)s, 1, p_slippage_bps => 1)"),
+    ("TE101", "select start_run(%(u)s, 1, p_participation => 1.1)"),
+    ("TE101", "select start_run(%(u)s, 1, p_slippage_bps => -1)"),
     ("TE101", "select start_run(%(u)s, 1, p_fee_schedule => 'x')"),
     ("TE101", "select start_run(%(u)s, 1, p_mark_policy => 'x')"),
     ("TE101", "select start_run(%(u)s, 1, p_currency => 'x')"),
@@ -875,8 +894,11 @@ def test_start_run_refuses_what_it_cannot_keep(tx: Conn) -> None:
     user_id = val(tx, "select create_user('u')")
     bad: tuple[dict[str, Any], ...] = (
         *({"initial_cash": c} for c in (None, D("NaN"), D("Infinity"), D("-Infinity"), -1, D("1e12"), D("1e130"))),
-        *({"participation": D(p)} for p in ("0", "0.1", "1", "NaN")),
-        *({"slippage_bps": s} for s in (None, 1, -1, D("NaN"), D("0.0001"))),
+        *({"participation": D(p)} for p in ("0", "0.000000001", "-0.1", "1.1", "NaN", "Infinity")),
+        *({"slippage_bps": s} for s in (None, -1, 10001, D("NaN"), D("Infinity"))),
+        *({"volume_impact": s} for s in (None, -1, 101, D("NaN"), D("Infinity"))),
+        *({"penetration_ticks": s} for s in (None, -1, 1_000_001)),
+        *({"max_price_age": s} for s in (timedelta(0), timedelta(days=-1))),
         {"fee_schedule": "retail"},
         *({"mark_policy": m} for m in (None, "", "SESSION_CLOSE")),
         *({"currency": c} for c in (None, "", "usd", "US", "DOLLARS")),
