@@ -48,6 +48,26 @@ def feed_load(file: str, feed: str, calendar: str | None, symbol: str | None, sk
         _report(s.run(load, repeatable=file != "-"))
 
 
+@feed.command("load-actions")
+@click.argument("file")
+@click.option("--skip-bad", is_flag=True, help="Leave bad lines out instead of refusing the file.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be stored.")
+def feed_load_actions(file: str, skip_bad: bool, dry_run: bool) -> None:
+    """Load splits and dividends from a CSV FILE ('-' reads standard input; gzip is fine).
+
+    Columns, by name: symbol, ex_date, action_type (SPLIT or DIVIDEND); ratio_numerator and ratio_denominator
+    (new units : old units) of a split; amount per unit and pay_date of a dividend. They hold in every feed that
+    has the symbol, so its prices must be raw. A file may be loaded again.
+    """
+    with session() as s:
+        _report(
+            s.run(
+                lambda conn: feeds.load_actions(conn, file, skip_bad=skip_bad, dry_run=dry_run),
+                repeatable=file != "-",
+            )
+        )
+
+
 @feed.command("list")
 def feed_list() -> None:
     """Feeds, with how much they hold and when."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from psycopg import Connection, sql
 
+from engine_py.actions import load_actions
 from engine_py.csvfile import (
     DATE,
     INSTANT,
@@ -27,7 +28,16 @@ from engine_py.errors import InvalidError, mapped
 from engine_py.sessions import load_sessions, load_xnys
 from engine_py.staging import FeedError, LoadReport, Progress, Stage, refused
 
-__all__ = ["FeedError", "FeedInfo", "LoadReport", "list_feeds", "load_bundled", "load_csv", "load_sessions"]
+__all__ = [
+    "FeedError",
+    "FeedInfo",
+    "LoadReport",
+    "list_feeds",
+    "load_actions",
+    "load_bundled",
+    "load_csv",
+    "load_sessions",
+]
 
 
 @dataclass(frozen=True)

@@ -164,14 +164,14 @@ class Stage:
         size = self._run("select pg_relation_size('pg_temp.papertick_stage') / current_setting('block_size')::int")
         row = size.fetchone()
         assert row
+        names = sql.SQL(", ").join([*map(sql.Identifier, constants), sql.SQL(columns)])
+        values = sql.SQL(", ").join([*map(sql.Literal, constants.values()), sql.SQL(columns)])
         for page in range(0, row[0], _PAGES_PER_INSERT):
             self._run(
-                "insert into {} ({}, {}) select {}, {} from pg_temp.papertick_stage where ctid >= {} and ctid < {}",
+                "insert into {} ({}) select {} from pg_temp.papertick_stage where ctid >= {} and ctid < {}",
                 sql.SQL(table),
-                sql.SQL(", ").join(map(sql.Identifier, constants)),
-                sql.SQL(columns),
-                sql.SQL(", ").join(map(sql.Literal, constants.values())),
-                sql.SQL(columns),
+                names,
+                values,
                 sql.Literal(f"({page},0)"),
                 sql.Literal(f"({page + _PAGES_PER_INSERT},0)"),
             )

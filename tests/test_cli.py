@@ -119,7 +119,8 @@ def test_commands_are_the_documented_ones() -> None:
     found = [" ".join(path) for path, command in leaves(main) if not isinstance(command, click.Group)]
     assert found == [
         *("demo", "db init", "db upgrade", "db status", "db shell", "db stop", "user create", "feed load"),
-        *("feed list", "calendar load", "run start", "run stop", "run list", "run show", "order place"),
+        *("feed load-actions", "feed list", "calendar load"),
+        *("run start", "run stop", "run list", "run show", "order place"),
         *("order cancel", "order list", "sip create", "sip pause", "sip resume", "sip list"),
         *("rebalance create", "tick", "replay", "tick-all", "check", "digest", "bench"),
     ]
@@ -692,6 +693,20 @@ def test_feed_load_and_list(cli: Cli, market: Path, tmp_path: Path) -> None:
     ]
     assert "default" in cli("feed", "list").stdout
     assert cli.error("feed", "load", tmp_path / "missing.csv", code=2)["message"].startswith("cannot read")
+
+
+def test_feed_load_actions(cli: Cli, market: Path, tmp_path: Path) -> None:
+    path = tmp_path / "actions.csv"
+    path.write_text("symbol,ex_date,action_type,ratio_numerator,ratio_denominator\nAAA,2024-01-03,SPLIT,2,1\n")
+    dry = cli.json("feed", "load-actions", path, "--dry-run")
+    report = cli.json("feed", "load-actions", path)
+    assert dry == report
+    assert (report["rows"], report["symbols"], report["first"]) == (1, 1, "2024-01-03T00:00:00Z")
+    assert "1 unchanged" in cli("feed", "load-actions", path).stdout
+    path.write_text(path.read_text() + "AAA,2024-01-04,SPLIT,0,1\nAAA,2024-01-05,SPLIT,3,2\n")
+    refused = cli("feed", "load-actions", path, code=1)
+    assert refused.stderr.startswith("error 23514: 1 bad line; nothing was stored in corporate actions (line 3: ")
+    assert cli.json("feed", "load-actions", "-", "--skip-bad", stdin=path.read_text())["rows"] == 1
 
 
 def test_calendar_load(cli: Cli, market: Path, tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""Corporate actions in: splits and dividends from a CSV file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg import Connection, sql
+
+from engine_py.csvfile import DATE, NUMBER, SYMBOL, Bad, Column, Source, Table, check_time, open_text
+from engine_py.errors import mapped
+from engine_py.staging import LoadReport, Stage, refused
+
+_ACTION = (
+    Column("symbol", ("symbol",), SYMBOL, "a symbol"),
+    Column("ex_date", ("ex_date",), DATE, "a date (YYYY-MM-DD)", "22007"),
+    Column("action_type", ("action_type",), "SPLIT|DIVIDEND", "SPLIT or DIVIDEND", "23514"),
+    *(
+        Column(name, (name,), r"(?:\d{1,9})?", "empty or a whole number below 1e9", optional=True)
+        for name in ("ratio_numerator", "ratio_denominator")
+    ),
+    Column("amount", ("amount",), f"(?:{NUMBER})?", "empty or a finite decimal number", optional=True),
+    Column("pay_date", ("pay_date",), f"(?:{DATE})?", "empty or a date (YYYY-MM-DD)", "22007", optional=True),
+)
+# What is null breaks no rule but those of what must be there. A field of the other kind is refused, not ignored: it
+# is more likely a row gone wrong than a remark.
+_ACTION_RULES = (
+    (
+        "greatest(ex_date, pay_date) < '2300-01-01' and least(ex_date, pay_date) >= '1900-01-01'",
+        "22008",
+        "the date is not within 1900 to 2299",
+    ),
+    (
+        "action_type <> 'SPLIT'"
+        " or (num_nulls(ratio_numerator, ratio_denominator) = 0 and num_nonnulls(amount, pay_date) = 0)",
+        "23514",
+        "a SPLIT has ratio_numerator and ratio_denominator, and no amount or pay_date",
+    ),
+    (
+        "action_type <> 'DIVIDEND'"
+        " or (num_nonnulls(ratio_numerator, ratio_denominator) = 0 and num_nulls(amount, pay_date) = 0)",
+        "23514",
+        "a DIVIDEND has amount and pay_date, and no ratio",
+    ),
+    ("least(ratio_numerator, ratio_denominator) > 0", "23514", "the ratio is not above 0"),
+    ("round(amount, 8) > 0", "23514", "the amount is not above 0"),
+    ("round(amount, 8) < 1e12", "22003", "the amount is not below 1e12"),
+    ("pay_date >= ex_date", "23514", "pay_date is before ex_date"),
+    # a bar makes its symbol known, an action does not: a misspelt one would wait for ever, unseen
+    ("symbol in (select i.symbol from public.instrument i)", "TE201", "the symbol is unknown: load its bars first"),
+)
+_SAME_ACTION = """(b.ratio_numerator, b.ratio_denominator, b.amount, b.pay_date) is not distinct from
+                  (s.ratio_numerator, s.ratio_denominator, s.amount::numeric(20,8), s.pay_date)"""
+
+
+@mapped()
+def load_actions(conn: Connection[Any], source: Source, *, skip_bad: bool = False, dry_run: bool = False) -> LoadReport:
+    """Load splits and dividends, which hold for their symbol in every feed.
+
+    Columns, by name in any case and order: symbol, ex_date, action_type; ratio_numerator, ratio_denominator (new
+    units : old units) of a SPLIT; amount (per unit, in the currency of the prices) and pay_date of a DIVIDEND; others
+    are ignored. Two dividends of one ex-date are one row, their sum. Symbols must be known.
+    Rows equal to stored ones are counted as unchanged; stored rows are never changed.
+    A bad line refuses the whole file (FeedError), or with `skip_bad` just itself. One transaction; safe to repeat.
+    """
+    report = LoadReport("corporate actions")
+    with open_text(source) as text, conn.transaction():
+        # two loads queue up here, so that the second finds what the first stored
+        conn.execute("select pg_advisory_xact_lock(hashtextextended('papertick corporate actions', 0))")
+        try:
+            table = Table(text, _ACTION, dict.fromkeys(("ex_date", "pay_date"), _check_date))
+        except Bad as bad:
+            raise refused(report, bad) from None
+        stage = Stage(
+            conn,
+            sql.SQL(
+                "symbol text, ex_date date, action_type text,"
+                " ratio_numerator int, ratio_denominator int, amount numeric, pay_date date"
+            ),
+            report,
+        )
+        stage.fill(table, None)
+        stage.judge(_ACTION_RULES, "symbol, ex_date, action_type")
+        stage.summarize(
+            """select count(distinct symbol), min(ex_date)::timestamp at time zone 'UTC',
+                      max(ex_date)::timestamp at time zone 'UTC' from pg_temp.papertick_stage"""
+        )
+        stage.compare(sql.SQL("public.corporate_action"), "symbol, ex_date, action_type", _SAME_ACTION)
+        stage.report_flaws(skip_bad=skip_bad, hint="Correct these lines, or leave them out with --skip-bad.")
+        if not dry_run:
+            columns = "symbol, ex_date, action_type, ratio_numerator, ratio_denominator, amount, pay_date"
+            stage.store("public.corporate_action", {}, columns)
+        stage.drop()
+    return report
+
+
+def _check_date(text: str) -> None:
+    if text:
+        check_time(text)
