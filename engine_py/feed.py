@@ -225,7 +225,18 @@ def list_feeds(conn: Connection[Any]) -> list[FeedInfo]:
     return [FeedInfo(*row) for row in rows]
 
 
+@mapped()
 def load_bundled(conn: Connection[Any], feed: str = "bundled") -> LoadReport:
-    """Load the bundled data (see data/README.md): calendar XNYS and daily bars of five stocks. Safe to repeat."""
-    with (resources.files("engine_py") / "data" / "stocks.csv.gz").open("rb") as stocks:
-        return load_csv(conn, stocks, feed=feed, calendar="XNYS")
+    """Load the bundled data (see data/README.md): calendar XNYS, daily bars of five stocks, their splits and dividends.
+
+    The report is of the bars. An action that is stored with other terms stays as it is. Safe to repeat.
+    """
+    data = resources.files("engine_py") / "data"
+    with (
+        conn.transaction(),
+        (data / "stocks.csv.gz").open("rb") as stocks,
+        (data / "corporate_actions.csv").open("rb") as actions,
+    ):
+        report = load_csv(conn, stocks, feed=feed, calendar="XNYS")
+        load_actions(conn, actions, skip_bad=True)
+    return report
