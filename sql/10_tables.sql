@@ -59,9 +59,11 @@ comment on table market_session is 'Trading sessions (open_at, close_at]: a bar 
 create table feed (
   feed text constraint feed_pkey primary key,
   calendar text not null default 'ALWAYS' constraint feed_follows_calendar references calendar,
+  adjusted boolean not null default false,
   constraint feed_has_a_name check (feed <> '')
 );
 comment on table feed is 'A named series of price bars, shared by all users. Its distinct bar times are the clock of every run that follows it.';
+comment on column feed.adjusted is 'The prices are adjusted for splits and dividends, so corporate actions are not applied to runs of this feed.';
 insert into feed (feed) values ('default');
 
 create table instrument (
@@ -104,14 +106,15 @@ create table corporate_action (
   constraint corporate_action_pkey primary key (symbol, ex_date, action_type),
   constraint corporate_action_type_is_known check (action_type in ('SPLIT', 'DIVIDEND')),
   constraint corporate_action_split_has_a_ratio
-    check ((action_type = 'SPLIT') = (ratio_numerator is not null and ratio_denominator is not null)),
+    check (num_nonnulls(ratio_numerator, ratio_denominator) = case action_type when 'SPLIT' then 2 else 0 end),
   constraint corporate_action_ratio_is_positive check (ratio_numerator > 0 and ratio_denominator > 0),
   constraint corporate_action_dividend_has_an_amount
-    check ((action_type = 'DIVIDEND') = (amount is not null and pay_date is not null)),
+    check (num_nonnulls(amount, pay_date) = case action_type when 'DIVIDEND' then 2 else 0 end),
   constraint corporate_action_pays_after_ex_date check (pay_date >= ex_date),
   constraint corporate_action_dates_are_finite check (isfinite(ex_date) and isfinite(pay_date))
 );
-comment on table corporate_action is 'Splits and bonuses as exact integer ratios (new units : old units), dividends per unit. Reference data: no tick applies them yet.';
+create index corporate_action_by_date on corporate_action (ex_date);
+comment on table corporate_action is 'Splits and bonuses as exact integer ratios (new units : old units), dividends per unit in the price''s currency. A tick applies them to what a run holds, at the symbol''s first bar on or after ex_date; a row that comes later changes nothing.';
 
 create table fee_schedule (
   fee_schedule text not null,

@@ -17,6 +17,7 @@ create table strategy_run (
   volume_impact numeric(9,6) not null default 0,
   penetration_ticks int not null default 0,
   max_price_age interval,
+  reinvest_dividends boolean not null default false,
   constraint strategy_run_pkey primary key (user_id, run_id),
   constraint strategy_run_status_is_known check (status in ('RUNNING', 'STOPPED', 'ERROR')),
   constraint strategy_run_currency_is_a_code check (currency ~ '^[A-Z]{3,5}$'),
@@ -37,6 +38,7 @@ comment on column strategy_run.slippage_bps is 'Market and stop fills are this m
 comment on column strategy_run.volume_impact is 'Market and stop fills are also worse by this times (quantity / volume of the bar)², as a share of the price: the volume-share model of zipline.';
 comment on column strategy_run.penetration_ticks is 'A resting limit order fills only when the bar goes this many price ticks beyond its limit; any distance beyond where the instrument has no price_tick. 0 = a touch fills.';
 comment on column strategy_run.max_price_age is 'A last close older than this is stale: no order is accepted on it (PRICE_STALE), and SIP and rebalance wait. null = never.';
+comment on column strategy_run.reinvest_dividends is 'A dividend buys units of its symbol when it is paid, at the close.';
 comment on column strategy_run.status_reason is 'Why the run left RUNNING; copied into engine_status by the status change itself.';
 
 create table engine_state (
@@ -194,7 +196,7 @@ create table cash_ledger (
 -- the cascade from a trade looks here
 create index cash_ledger_by_trade on cash_ledger (user_id, run_id, trade_id) where trade_id is not null;
 create unique index cash_ledger_one_opening_per_run on cash_ledger (user_id, run_id) where cause = 'OPENING';
-comment on table cash_ledger is 'Append-only cash movements, signed; their sum is engine_state.cash. cause: OPENING (before the first tick, no logical_time) or TRADE (fees included).';
+comment on table cash_ledger is 'Append-only cash movements, signed; their sum is engine_state.cash. cause: OPENING (before the first tick, no logical_time), TRADE (fees included), DIVIDEND, CASH_IN_LIEU (of a fraction after a split); any other is money from or to outside.';
 
 create table mtm_ledger (
   user_id bigint not null,

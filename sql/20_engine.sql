@@ -12,7 +12,8 @@ begin
     begin
       lock table strategy_run in access exclusive mode;
       lock table engine_state, engine_status, paper_order, paper_trade, paper_position, cash_ledger, mtm_ledger,
-        paper_equity_curve, event_ledger, sip_plan, rebalance_plan, target_weight, risk_limit, forbidden_symbol
+        paper_equity_curve, event_ledger, sip_plan, rebalance_plan, target_weight, risk_limit, forbidden_symbol,
+        dividend_due
         in access exclusive mode nowait;
       exit;
     exception when lock_not_available then
@@ -111,6 +112,7 @@ create type engine.context as (
   sips public.sip_plan[], rebalances public.rebalance_plan[], due timestamptz[], residual numeric,
   closed_through timestamptz, is_closed boolean, is_open boolean, has_open_orders boolean,
   matches refcursor, match engine.match, ahead engine.match, agenda engine.match[], horizon timestamptz, has_trailing boolean,
+  is_adjusted boolean, acted_through timestamptz,
   used_time timestamptz, used_symbols text[], used_quantities numeric[],
   journal engine.entry[], spans engine.span[], has_moved_plans boolean, has_written boolean, made int,
   events_left int

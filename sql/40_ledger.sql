@@ -12,7 +12,7 @@ declare
   c engine.context;
   v_initial_cash numeric;
 begin
-  select r.user_id, r.run_id, r.feed, f.calendar, k.time_zone, engine.minor_unit(r.currency), r.status, r.mark_policy, r,
+  select r.user_id, r.run_id, r.feed, f.calendar, k.time_zone, engine.minor_unit(r.currency), r.status, r.mark_policy, r, f.adjusted,
          r.initial_cash, s.cash, s.first_logical_time, s.last_logical_time, s.step_logical_time,
          h.symbols, h.quantities, h.cost_bases, h.realized_pnls, h.cost_basis, h.realized_pnl,
          array(select p from sip_plan p where p.user_id = r.user_id and p.run_id = r.run_id order by p.sip_id),
@@ -20,7 +20,7 @@ begin
          exists (select from paper_order o where o.user_id = r.user_id and o.run_id = r.run_id
                                              and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')),
          0, false, false, false
-    into c.user_id, c.run_id, c.feed, c.calendar, c.time_zone, c.scale, c.status, c.mark_policy, c.terms,
+    into c.user_id, c.run_id, c.feed, c.calendar, c.time_zone, c.scale, c.status, c.mark_policy, c.terms, c.is_adjusted,
          v_initial_cash, c.cash, c.first_logical_time, c.last_logical_time, c.step_logical_time,
          c.symbols, c.quantities, c.cost_bases, c.realized_pnls, c.cost_basis, c.realized_pnl,
          c.sips, c.rebalances, c.has_open_orders,

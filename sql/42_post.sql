@@ -59,7 +59,9 @@ begin
            stop_price = coalesce(e.stop_price, o.stop_price),
            filled_quantity = o.filled_quantity + case when e.trade_id is null then 0 else e.quantity end,
            avg_fill_price = case when e.trade_id is null then o.avg_fill_price when o.filled_quantity = 0 then e.price
-             else (select round(sum(t.quantity * t.price) / sum(t.quantity), 8) from paper_trade t
+             -- a raw order may say that more has filled than there are trades
+             else (select round((sum(t.quantity * t.price) + (o.filled_quantity + e.quantity - sum(t.quantity)) * coalesce(o.avg_fill_price, 0))
+                                / (o.filled_quantity + e.quantity), 8) from paper_trade t
                     where t.user_id = o.user_id and t.run_id = o.run_id and t.order_id = o.order_id) end
       from (select p_contexts as contexts offset 0) a cross join unnest(a.contexts) c
      cross join unnest(c.journal) e

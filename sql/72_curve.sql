@@ -23,6 +23,9 @@ begin
     union all
     select t.logical_time, t.symbol, sum(case t.side when 'BUY' then t.quantity else -t.quantity end)
       from paper_trade t where t.user_id = p_user_id and t.run_id = p_run_id group by t.logical_time, t.symbol
+    union all
+    select x.logical_time, x.payload ->> 'symbol', (x.payload ->> 'units')::numeric
+      from event_ledger x where x.user_id = p_user_id and x.run_id = p_run_id and x.event_type = 'SPLIT'
     order by 1
   loop
     v_before := width_bucket(v.since - interval '1 microsecond', p_times);

@@ -76,6 +76,9 @@ declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
 begin
   if not c.is_closed then
+    if engine.may_act(c, p_logical_time) then
+      c := engine.pass_actions(c, p_logical_time);
+    end if;
     c := engine.match_through(engine.watch_orders(c, p_logical_time), p_logical_time);
     perform engine.end_step(c, p_logical_time);
   end if;

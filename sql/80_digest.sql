@@ -42,6 +42,10 @@ language sql stable begin atomic
          jsonb_build_array(extract(epoch from e.logical_time), trim_scale(e.cash), trim_scale(e.market_value), trim_scale(e.equity))
     from paper_equity_curve e where e.user_id = p_user_id and e.run_id = p_run_id
   union all
+  select 9, 'dividend_due', jsonb_build_array(d.symbol, d.ex_date)::text,
+         jsonb_build_array(d.symbol, d.ex_date, d.pay_date, trim_scale(d.quantity), trim_scale(d.amount), extract(epoch from d.paid_time), d.entry_id)
+    from dividend_due d where d.user_id = p_user_id and d.run_id = p_run_id
+  union all
   select 7, 'event_ledger', jsonb_build_array(v.event_type, v.event_key)::text,
          jsonb_build_array(extract(epoch from v.logical_time), v.event_type, v.event_key, v.payload)
     from event_ledger v where v.user_id = p_user_id and v.run_id = p_run_id;

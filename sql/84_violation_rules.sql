@@ -25,7 +25,8 @@ create view engine.violation_structure as
           union all select user_id, run_id, 'rebalance_plan' from rebalance_plan
           union all select user_id, run_id, 'target_weight' from target_weight
           union all select user_id, run_id, 'risk_limit' from risk_limit
-          union all select user_id, run_id, 'forbidden_symbol' from forbidden_symbol) c
+          union all select user_id, run_id, 'forbidden_symbol' from forbidden_symbol
+          union all select user_id, run_id, 'dividend_due' from dividend_due) c
     left join strategy_run r on r.user_id = c.user_id and r.run_id = c.run_id
    where r.run_id is null
   union all
@@ -109,7 +110,7 @@ create view engine.violation_order as
                                                      where t.user_id = o.user_id and t.run_id = o.run_id and t.order_id = o.order_id))
       or o.closed_time < o.logical_time
       or (o.status = 'REJECTED') <> (o.reject_reason is not null)
-      or o.source not in ('CLIENT', 'BRACKET', 'SIP', 'REBALANCE')
+      or o.source not in ('CLIENT', 'BRACKET', 'SIP', 'REBALANCE', 'DIVIDEND')
   union all
   select o.user_id, o.run_id, 'order_later_than_run', 'order_id=' || o.order_id
     from paper_order o

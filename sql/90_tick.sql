@@ -25,6 +25,9 @@ begin
   c := engine.leave_session(c, p_time);
   c.has_written := coalesce(c.step_logical_time > coalesce(c.last_logical_time, '-infinity'), false);
   if not c.is_closed then                          -- by a step; then only marks are missing
+    if engine.may_act(c, p_time) then
+      c := engine.pass_actions(c, p_time);         -- splits and dividends, with the orders before them
+    end if;
     c := engine.watch_orders(c, p_time);
     c := engine.run_events(c, p_time, c.is_open);
   end if;

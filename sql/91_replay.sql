@@ -40,25 +40,35 @@ end $$;
 create function engine.replay_window(c engine.context, p_times timestamptz[]) returns engine.context
 language plpgsql as $$
 declare
-  v_count constant int := cardinality(p_times);
+  v_count int := cardinality(p_times);
+  v_action timestamptz;
   v_marked int := 0;   -- up to here the times are in spans
   v_at int := 0;       -- the last event
   v_event timestamptz;
+  v_has_acted boolean;
 begin
   c.due := '{}';
   c.has_written := false;
-  c := engine.watch_orders(engine.leave_session(engine.with_due_times(c), p_times[1]), p_times[v_count]);
+  c := engine.leave_session(engine.with_due_times(c), p_times[1]);
+  -- corporate actions fall on the first time of a window, or end it
+  if engine.may_act(c, p_times[v_count]) then
+    c := engine.pass_actions(c, p_times[1]);
+    v_action := (select min(d.logical_time) from engine.due_actions(c, p_times[v_count]) d);
+    v_count := case when v_action is null then v_count else width_bucket(v_action - interval '1 microsecond', p_times) end;
+  end if;
+  v_has_acted := c.has_written;
+  c := engine.watch_orders(c, p_times[v_count]);
   loop
     -- the next event is at the first time that is not earlier than what is due
-    v_event := least((c.match).logical_time, (select min(d) from unnest(c.due) d));
-    v_at := 1 + case when v_event is null then v_count else greatest(v_at, width_bucket(v_event - interval '1 microsecond', p_times)) end;
+    v_event := least((c.match).logical_time, (select min(d) from unnest(c.due) d), case when v_at = 0 and v_has_acted then p_times[1] end);
+    v_at := 1 + least(v_count, case when v_event is null then v_count else greatest(v_at, width_bucket(v_event - interval '1 microsecond', p_times)) end);
     if v_at > v_marked + 1 then
       c := engine.add_span(c, p_times[v_marked + 1 : v_at - 1], p_times[v_at]);
       v_marked := v_at - 1;
     end if;
     exit when v_at > v_count;
 
-    c.has_written := false;
+    c.has_written := v_at = 1 and v_has_acted;
     c := engine.run_events(c, p_times[v_at], engine.is_market_open(c.calendar, p_times[v_at]));
     c := engine.with_due_times(c, p_times[v_at]);
     c.last_logical_time := p_times[v_at];

@@ -23,7 +23,7 @@ declare
 begin
   for v_table, v_kind in values
     ('engine_state', 'state'), ('paper_position', 'state'), ('sip_plan', 'state'), ('rebalance_plan', 'state'),
-    ('target_weight', 'state'), ('risk_limit', 'state'), ('forbidden_symbol', 'state'), ('paper_order', 'bulk state'),
+    ('target_weight', 'state'), ('risk_limit', 'state'), ('forbidden_symbol', 'state'), ('dividend_due', 'state'), ('paper_order', 'bulk state'),
     ('engine_status', 'ledger'), ('paper_trade', 'bulk ledger'), ('cash_ledger', 'bulk ledger'),
     ('event_ledger', 'bulk ledger'), ('mtm_ledger', 'bulk ledger'), ('paper_equity_curve', 'bulk ledger')
   loop

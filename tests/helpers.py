@@ -52,6 +52,13 @@ def _minimal(table: str, k: int) -> Row:
         "target_weight": {"plan_id": 1, "symbol": f"S{k}", "weight": 0.5},
         "risk_limit": {},
         "forbidden_symbol": {"symbol": f"S{k}"},
+        "dividend_due": {
+            "symbol": "AAA",
+            "ex_date": f"2024-01-{k:02}",
+            "pay_date": "2024-02-01",
+            "quantity": 1,
+            "amount": 1,
+        },
     }[table]
 
 
@@ -73,7 +80,7 @@ CHILDREN: tuple[str, ...] = (
     "rebalance_plan",
     "target_weight",
 )
-CHILDREN += ("risk_limit", "forbidden_symbol")
+CHILDREN += ("risk_limit", "forbidden_symbol", "dividend_due")
 PER_RUN = ("strategy_run", *CHILDREN)
 LEDGERS = ("engine_status", "paper_trade", "cash_ledger", "mtm_ledger", "paper_equity_curve", "event_ledger")
 PARENTS = ("paper_order", "paper_trade", "rebalance_plan")  # rows of other tables hang on their row 1

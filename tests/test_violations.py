@@ -27,7 +27,7 @@ TABLES = (
         "mtm_ledger",
     ),
     *("paper_equity_curve", "event_ledger", "sip_plan", "rebalance_plan", "target_weight", "risk_limit"),
-    "forbidden_symbol",
+    *("forbidden_symbol", "dividend_due"),
 )
 
 KEY = "(user_id, run_id) = (%(u)s, %(r)s)"

@@ -1,0 +1,21 @@
+-- DURABLE. What moves a run's cash besides its trades. Guards and keys as in 12.
+set local search_path = public, pg_temp;
+
+create table dividend_due (
+  user_id bigint not null,
+  run_id bigint not null,
+  symbol text not null,
+  ex_date date not null,
+  pay_date date not null,
+  quantity unit_quantity not null,
+  amount money_amount not null,
+  paid_time logical_instant,
+  entry_id bigint,
+  constraint dividend_due_pkey primary key (user_id, run_id, symbol, ex_date),
+  constraint dividend_due_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
+  constraint dividend_due_of_entry foreign key (user_id, run_id, entry_id) references cash_ledger on delete cascade,
+  constraint dividend_due_dates_are_finite check (isfinite(ex_date) and isfinite(pay_date))
+);
+create index dividend_due_unpaid on dividend_due (user_id, run_id) where paid_time is null;
+create index dividend_due_by_entry on dividend_due (user_id, run_id, entry_id) where entry_id is not null;
+comment on table dividend_due is 'Dividends that the run is owed, by what it held before the ex-date: amount = quantity × amount per unit. paid_time and entry_id say when and where in cash_ledger it was paid.';

@@ -1,0 +1,253 @@
+"""Corporate actions: splits and dividends on what a run holds, by every way to drive it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from desk import Conn, D, Market, Run, day, rows, val, weekday_market
+
+CLOSE = "16:00"
+DAYS = ["2024-01-02", "2024-01-03", "2024-01-04", "2024-01-05", "2024-01-08", "2024-01-09"]
+TIMES = [f"{d} {CLOSE}" for d in DAYS]
+
+
+def market_of(conn: Conn, bars: dict[str, Any], symbol: str = "ACME", step: str = "1", tick: Any = None) -> Market:
+    market = weekday_market(conn, DAYS[0], "2024-01-31")
+    market.instrument(symbol, step=step, tick=tick)
+    market.bars(symbol, bars)
+    return market
+
+
+def split(conn: Conn, symbol: str, ex_date: str, new: int, old: int) -> None:
+    conn.execute("insert into corporate_action values (%s, %s, 'SPLIT', %s, %s)", [symbol, ex_date, new, old])
+
+
+def dividend(conn: Conn, symbol: str, ex_date: str, amount: str, pay_date: str) -> None:
+    conn.execute(
+        "insert into corporate_action (symbol, ex_date, action_type, amount, pay_date) values (%s, %s, 'DIVIDEND', %s, %s)",
+        [symbol, ex_date, amount, pay_date],
+    )
+
+
+def drive(run: Run, way: str, times: list[str]) -> None:
+    """From the second time on; the first was ticked."""
+    at = [run.market.at(t) for t in times]
+    if way == "replay":
+        run.conn.execute("call replay(%s, %s, %s, %s)", [*run.key, at[0], at[-1]])
+    elif way == "last":
+        run.tick(times[-1])
+    else:
+        for t in at[1:]:
+            if way == "tick":
+                run.tick(t)
+            else:
+                run.conn.execute("call tick_all(%s, %s)", [t, run.market.feed])
+
+
+each_way = pytest.mark.parametrize("way", ["tick", "replay", "tick_all", "last"])
+
+
+@each_way
+def test_a_split_moves_position_and_price_together(tx: Conn, way: str) -> None:
+    market = market_of(tx, {t: 100 if t < "2024-01-04" else 25 for t in TIMES})
+    split(tx, "ACME", "2024-01-04", 4, 1)
+    run = Run(market, 10_000)
+    run.place("ACME", "BUY", 30)
+    run.tick(TIMES[0])
+    drive(run, way, TIMES)
+    assert run.held("ACME") == 120
+    assert run.table("cost_basis, realized_pnl", "paper_position", "symbol") == [(3000, 0)]
+    assert {m[0] for m in run.table("equity", "paper_equity_curve", "logical_time")} == {D(10_000)}
+    assert rows(
+        tx, "select event_type, event_key, payload from event_ledger where (user_id, run_id) = (%s, %s)", *run.key
+    ) == [
+        (
+            "SPLIT",
+            "ACME:2024-01-04",
+            {"symbol": "ACME", "numerator": 4, "denominator": 1, "quantity": 30, "units": 90},
+        )
+    ]
+    assert run.rules() == set()
+
+
+@each_way
+def test_a_fraction_is_paid_in_cash_with_its_share_of_the_cost(tx: Conn, way: str) -> None:
+    market = market_of(tx, {t: 90 if t < "2024-01-04" else 60 for t in TIMES})
+    split(tx, "ACME", "2024-01-04", 3, 2)
+    run = Run(market, 10_000)
+    run.place("ACME", "BUY", 7)  # 10.5 after the split: 10, and half a unit at 60 in cash
+    run.tick(TIMES[0])
+    drive(run, way, TIMES)
+    assert run.held("ACME") == 10
+    assert run.cash == 10_000 - 630 + 30
+    assert run.table("cost_basis, realized_pnl", "paper_position", "symbol") == [(600, 0)]
+    assert run.table("amount, cause", "cash_ledger", "entry_id")[2:] == [(30, "CASH_IN_LIEU")]
+    assert run.rules() == set()
+
+
+@each_way
+def test_a_reverse_split_that_leaves_nothing(tx: Conn, way: str) -> None:
+    market = market_of(tx, {t: 1 if t < "2024-01-04" else 100 for t in TIMES})
+    split(tx, "ACME", "2024-01-04", 1, 100)
+    run = Run(market, 100)
+    run.place("ACME", "BUY", 40)
+    run.tick(TIMES[0])
+    order = run.place("ACME", "SELL", 40, limit=2)
+    drive(run, way, TIMES)
+    assert (run.held("ACME"), run.cash) == (0, 100)
+    assert run.status(order["order_id"]) == "CANCELED"
+    assert run.table("cost_basis, realized_pnl", "paper_position", "symbol") == [(0, 0)]
+    assert run.rules() == set()
+
+
+@each_way
+def test_open_orders_follow_a_split(tx: Conn, way: str) -> None:
+    prices: dict[str, Any] = {t: 100 if t < "2024-01-05" else 50 for t in TIMES}
+    prices["2024-01-08 16:00"] = (50, 56, 40, 50)
+    market = market_of(tx, prices, tick="0.01")
+    split(tx, "ACME", "2024-01-05", 2, 1)
+    run = Run(market, 100_000)
+    run.place("ACME", "BUY", 10)
+    run.tick(TIMES[0])
+    run.place("ACME", "BUY", 3, limit=D("90.01"))  # 2: 6 at 45.00, down to the grid
+    run.place("ACME", "SELL", 4, limit=D("110.01"))  # 3: 8 at 55.01, up to the grid
+    run.place("ACME", "SELL", 1, order_type="STOP", stop_price=D("85.01"))  # 4: 2 at 42.50
+    run.place("ACME", "BUY", 1, limit=60)  # 5: 2 at 30, not reached
+    drive(run, way, TIMES)
+    assert [(t[0], t[4], t[5]) for t in run.trades()[1:]] == [(4, 2, D("42.5")), (3, 8, D("55.01")), (2, 6, 45)]
+    assert (run.order(5)["quantity"], run.order(5)["limit_price"], run.order(5)["reserve_price"]) == (2, 30, 30)
+    assert run.rules() == set()
+
+
+@each_way
+def test_a_split_waits_for_the_symbols_own_bar(tx: Conn, way: str) -> None:
+    """Position and price change at the same bar, so that no mark in between is wrong."""
+    market = market_of(tx, {TIMES[0]: 100, TIMES[1]: 100, TIMES[5]: 50})
+    market.bars("CLOCK", dict.fromkeys(TIMES, 1))
+    split(tx, "ACME", "2024-01-04", 2, 1)
+    run = Run(market, 10_000)
+    run.place("ACME", "BUY", 10)
+    run.tick(TIMES[0])
+    drive(run, way, TIMES)
+    assert run.held("ACME") == 20
+    assert {m[0] for m in run.table("equity", "paper_equity_curve", "logical_time")} == {D(10_000)}
+    assert rows(tx, "select logical_time from event_ledger where user_id = %s", run.user_id) == [(market.at(TIMES[5]),)]
+    assert run.rules() == set()
+
+
+@each_way
+def test_dividends_go_to_holders_before_the_ex_date_on_the_pay_date(tx: Conn, way: str) -> None:
+    market = market_of(tx, dict.fromkeys(TIMES, 100))
+    dividend(tx, "ACME", "2024-01-04", "0.255", "2024-01-06")  # a Saturday: paid at Monday's bar
+    before, after = Run(market, 10_000), Run(market, 10_000)
+    before.place("ACME", "BUY", 10)
+    before.tick(TIMES[0])
+    after.tick(TIMES[0])
+    for run in (before, after):
+        if way == "tick_all" and run is after:
+            continue
+        drive(run, way, TIMES)
+    assert before.cash == D("9002.55")
+    assert before.table("amount, cause, logical_time", "cash_ledger", "entry_id")[2:] == [
+        (D("2.55"), "DIVIDEND", market.at(TIMES[4]))
+    ]
+    assert before.table("symbol, ex_date, quantity, amount, paid_time, entry_id", "dividend_due", "symbol") == [
+        ("ACME", day("2024-01-04"), 10, D("2.55"), market.at(TIMES[4]), 3)
+    ]
+    assert (after.cash, after.count("dividend_due")) == (10_000, 0)
+    assert before.rules() | after.rules() == set()
+
+
+@each_way
+def test_who_buys_on_the_ex_date_gets_nothing_and_who_sells_then_is_paid(tx: Conn, way: str) -> None:
+    market = market_of(tx, dict.fromkeys(TIMES, 100))
+    dividend(tx, "ACME", "2024-01-03", "1", "2024-01-03")
+    buyer, seller = Run(market, 10_000), Run(market, 10_000)
+    seller.place("ACME", "BUY", 5)
+    for run in (buyer, seller):
+        run.tick(TIMES[0])
+    buyer.place("ACME", "BUY", 5)
+    seller.place("ACME", "SELL", 5)
+    drive(buyer, way, TIMES)
+    if way != "tick_all":
+        drive(seller, way, TIMES)
+    assert (buyer.cash, seller.cash) == (9_500, 10_005)
+    assert buyer.rules() | seller.rules() == set()
+
+
+@each_way
+def test_a_dividend_is_reinvested_at_the_close(tx: Conn, way: str) -> None:
+    market = market_of(tx, dict.fromkeys(TIMES, 40), step="0.001")
+    dividend(tx, "ACME", "2024-01-04", "1", "2024-01-05")
+    run = Run(market, 1000, reinvest_dividends=True)
+    run.place("ACME", "BUY", 25)
+    run.tick(TIMES[0])
+    drive(run, way, TIMES)
+    assert run.trades()[1:] == [(2, market.at(TIMES[3]), "ACME", "BUY", D("0.625"), 40)]
+    assert (run.held("ACME"), run.cash, run.order(2)["source"]) == (D("25.625"), 0, "DIVIDEND")
+    assert run.rules() == set()
+
+
+def test_adjusted_feeds_and_late_rows_change_nothing(tx: Conn) -> None:
+    market = market_of(tx, dict.fromkeys(TIMES, 100))
+    run = Run(market, 10_000)
+    run.place("ACME", "BUY", 5)
+    run.tick(TIMES[0])
+    run.tick(TIMES[2])
+    split(tx, "ACME", "2024-01-04", 2, 1)  # the tick of that day has happened
+    dividend(tx, "ACME", "2024-01-03", "1", "2024-01-09")
+    run.tick(TIMES[5])
+    assert (run.held("ACME"), run.cash) == (5, 9_500)
+
+    tx.execute("update feed set adjusted = true where feed = %s", [market.feed])
+    other = Run(market, 10_000)
+    other.place("ACME", "BUY", 5)
+    other.tick(TIMES[0])
+    other.tick(TIMES[5])
+    assert (other.held("ACME"), other.cash, other.count("event_ledger")) == (5, 9_500, 0)
+
+
+def test_a_split_happens_once_by_step_and_tick(tx: Conn) -> None:
+    market = market_of(tx, {t: 100 if t < "2024-01-04" else 50 for t in TIMES})
+    split(tx, "ACME", "2024-01-04", 2, 1)
+    dividend(tx, "ACME", "2024-01-04", "1", "2024-01-04")
+    run = Run(market, 10_000)
+    run.place("ACME", "BUY", 5)
+    run.tick(TIMES[0])
+    at = market.at(TIMES[2])
+    run.call("match_orders", logical_time=at)
+    assert run.held("ACME") == 10
+    run.call("match_orders", logical_time=at)
+    run.tick(TIMES[2])
+    run.tick(TIMES[3])
+    assert (run.held("ACME"), run.cash) == (10, 9_510)  # a dividend of the same day is per new unit
+    assert run.rules() == set()
+
+
+def test_every_way_gives_the_same_digest_with_actions(tx: Conn) -> None:
+    runs = []
+    for way in ("tick", "replay", "tick_all"):
+        bars = {t: (100 + n, 104 + n, 97 + n, 101 + n, 50) for n, t in enumerate(TIMES)}
+        market = weekday_market(tx, DAYS[0], "2024-01-31")
+        for symbol in ("ACME", "BOLT"):
+            market.instrument(symbol, step="0.001")
+            market.bars(symbol, bars)
+        if way == "tick":
+            split(tx, "ACME", "2024-01-04", 3, 2)
+            split(tx, "BOLT", "2024-01-05", 1, 7)
+            dividend(tx, "ACME", "2024-01-05", "0.333", "2024-01-08")
+            dividend(tx, "BOLT", "2024-01-05", "0.2", "2024-01-05")
+        run = Run(market, 100_000, participation=D("0.5"), slippage_bps=10, reinvest_dividends=True)
+        run.sip("ACME", 1000, "DAILY", "2024-01-02")
+        run.rebalance('{"ACME": 0.3, "BOLT": 0.3}', "WEEKLY", "2024-01-03")
+        run.tick(TIMES[0])
+        run.place("ACME", "BUY", 100, limit=95)
+        run.place("BOLT", "SELL", 1, order_type="TRAILING_STOP", trail_percent=2)
+        run.place("BOLT", "BUY", 60, take_profit=900, stop_loss=600)
+        drive(run, way, TIMES)
+        assert run.rules() == set(), way
+        runs.append(run)
+    for run in runs[1:]:
+        assert rows(tx, "select * from replay_diff(%s, %s, %s, %s)", *runs[0].key, *run.key) == []
+    assert len({val(tx, "select run_digest(%s, %s)", *run.key) for run in runs}) == 1
