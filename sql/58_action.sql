@@ -183,8 +183,8 @@ begin
   return c;
 end $$;
 
--- Everything that falls due at the first of these times: splits, ex-dates, payments, each by symbol. What orders have done before is
--- posted; c.acted_through says that it has happened, and matching goes on from just before.
+-- Everything that falls due at p_time: splits, ex-dates, then payments, a dividend's of the same day included; each by
+-- symbol. What orders have done before is posted; matching goes on from just before p_time.
 create function engine.act(c engine.context, p_time timestamptz) returns engine.context
 language plpgsql as $$
 declare
@@ -192,11 +192,15 @@ declare
   x corporate_action;
 begin
   c := engine.post(c);
-  for v in select * from engine.due_actions(c, p_time) d where d.logical_time = p_time order by d.ordinal, d.symbol collate "C", d.ex_date loop
-    select * into x from corporate_action k
+  for v in select d.* from engine.due_actions(c, p_time) d
+            where d.logical_time = p_time and d.ordinal < 3 order by d.ordinal, d.symbol collate "C", d.ex_date loop
+    select * into strict x from corporate_action k
      where k.symbol = v.symbol and k.ex_date = v.ex_date and k.action_type = case v.ordinal when 1 then 'SPLIT' else 'DIVIDEND' end;
-    c := case v.ordinal when 1 then engine.apply_split(c, p_time, x) when 2 then engine.declare_dividend(c, p_time, x)
-                        else engine.pay_dividend(c, p_time, v.symbol, v.ex_date) end;
+    c := case v.ordinal when 1 then engine.apply_split(c, p_time, x) else engine.declare_dividend(c, p_time, x) end;
+  end loop;
+  for v in select d.* from engine.due_actions(c, p_time) d
+            where d.logical_time = p_time and d.ordinal = 3 order by d.symbol collate "C", d.ex_date loop
+    c := engine.pay_dividend(c, p_time, v.symbol, v.ex_date);
   end loop;
   c := engine.post(c);
   c.acted_through := p_time;
