@@ -70,10 +70,13 @@ create table instrument (
   symbol text constraint instrument_pkey primary key,
   quantity_step unit_quantity not null default 0.000001,
   price_tick unit_price,
+  product text not null default 'EQUITY',
   constraint instrument_symbol_is_tidy check (symbol = btrim(symbol) and symbol <> '' and length(symbol) <= 64),
-  constraint instrument_step_is_positive check (quantity_step > 0)
+  constraint instrument_step_is_positive check (quantity_step > 0),
+  constraint instrument_product_is_one check (product = btrim(product) and product not in ('', '*'))
 );
 comment on table instrument is 'What can be traded. quantity_step: the smallest tradable unit; price_tick: the price grid of orders, null = any price.';
+comment on column instrument.product is 'Its kind, for fee schedules that charge one product otherwise than another.';
 
 create table price_bar (
   feed text not null constraint price_bar_of_feed references feed,
@@ -116,21 +119,44 @@ create table corporate_action (
 create index corporate_action_by_date on corporate_action (ex_date);
 comment on table corporate_action is 'Splits and bonuses as exact integer ratios (new units : old units), dividends per unit in the price''s currency. A tick applies them to what a run holds, at the symbol''s first bar on or after ex_date; a row that comes later changes nothing.';
 
+-- A row is in force from effective_from until the next effective_from of its component, product and side: without an
+-- end there is nothing that could overlap. A component ends by a row that charges nothing.
 create table fee_schedule (
   fee_schedule text not null,
   component text not null,
+  product text not null default '*',
   side text not null,
   effective_from date not null,
-  effective_to date,
   rate_bps numeric(12,6) not null default 0,
+  per_unit_amount numeric(20,8) not null default 0,
   flat_amount money_amount not null default 0,
   minimum_amount money_amount,
   maximum_amount money_amount,
-  constraint fee_schedule_pkey primary key (fee_schedule, component, side, effective_from),
+  maximum_bps numeric(12,6),
+  of_components text[],
+  round_to money_amount,
+  source text not null,
+  constraint fee_schedule_pkey primary key (fee_schedule, side, component, product, effective_from),
+  constraint fee_schedule_names_are_tidy
+    check (fee_schedule = btrim(fee_schedule) and fee_schedule <> '' and component = btrim(component) and component <> ''
+           and product = btrim(product) and product <> ''),
   constraint fee_schedule_side_is_known check (side in ('BUY', 'SELL')),
-  constraint fee_schedule_period_is_ordered check (effective_from < effective_to),
-  constraint fee_schedule_period_is_finite check (isfinite(effective_from) and isfinite(effective_to)),
+  constraint fee_schedule_date_is_real check (effective_from between '1900-01-01' and '2299-12-31'),
+  constraint fee_schedule_rates_are_shares check (rate_bps between 0 and 10000 and maximum_bps between 0 and 10000),
   constraint fee_schedule_amounts_are_not_negative
-    check (rate_bps >= 0 and rate_bps <> 'NaN' and flat_amount >= 0 and minimum_amount >= 0 and maximum_amount >= 0)
+    check (per_unit_amount between 0 and 1e9 and flat_amount between 0 and 1e12
+           and minimum_amount between 0 and 1e12 and maximum_amount between 0 and 1e12),
+  constraint fee_schedule_minimum_is_below_maximum check (minimum_amount <= maximum_amount),
+  constraint fee_schedule_rounding_is_positive check (round_to > 0 and round_to <= 1e6),
+  constraint fee_schedule_percentage_is_of_others
+    check (cardinality(of_components) > 0 and array_position(of_components, null) is null and component <> all (of_components)),
+  constraint fee_schedule_source_is_given check (btrim(source) <> '')
 );
-comment on table fee_schedule is 'Itemised, dated charges per side: rate_bps of the traded value plus flat_amount, within minimum and maximum. Reference data: no run charges them yet.';
+comment on table fee_schedule is 'Itemised, dated charges of an order. A row is in force from effective_from until the next one of the same component, product and side; a row of the instrument''s own product wins over ''*''. Rows never change: trades point at them. Amounts are in the run''s currency. No run charges them yet.';
+comment on column fee_schedule.rate_bps is 'Hundredths of a percent of the traded value, or of the components in of_components.';
+comment on column fee_schedule.per_unit_amount is 'For each unit traded.';
+comment on column fee_schedule.flat_amount is 'Once an order.';
+comment on column fee_schedule.maximum_bps is 'The most that is charged as a share of the traded value; stronger than minimum_amount.';
+comment on column fee_schedule.of_components is 'A percentage of what these components charge instead of the traded value; they may not be percentages themselves.';
+comment on column fee_schedule.round_to is 'Unit to which the charge is rounded, half away from zero; null = the currency''s minor unit.';
+comment on column fee_schedule.source is 'Where the rate comes from, with the date.';

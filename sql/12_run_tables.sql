@@ -12,6 +12,7 @@ create table strategy_run (
   status_reason text,
   initial_cash money_amount not null default 0,
   mark_policy text not null default 'EVERY_TICK',
+  fee_schedule text,
   participation numeric(9,8),
   slippage_bps numeric(9,4) not null default 0,
   volume_impact numeric(9,6) not null default 0,
@@ -33,6 +34,7 @@ create unique index strategy_run_one_running_per_user on strategy_run (user_id) 
 create index strategy_run_running_by_feed on strategy_run (feed, user_id, run_id) where status = 'RUNNING';
 comment on table strategy_run is 'One paper account following one strategy over one feed. RUNNING until STOPPED or ERROR, which are final: the row and all it owns are then frozen.';
 comment on column strategy_run.mark_policy is 'Which ticks store their marks. EVERY_TICK: all. SESSION: the last of each session. EVENTS: the first, and those at which something happened. equity_at and equity_between compute the others.';
+comment on column strategy_run.fee_schedule is 'The schedule whose fees its trades pay; null = none.';
 comment on column strategy_run.participation is 'Share of a bar''s volume that the run''s orders in a symbol may fill, floored to the step; null = no cap. A bar of volume 0 then fills nothing, one of unknown volume everything.';
 comment on column strategy_run.slippage_bps is 'Market and stop fills are this much worse than their price, in basis points, within the bar.';
 comment on column strategy_run.volume_impact is 'Market and stop fills are also worse by this times (quantity / volume of the bar)², as a share of the price: the volume-share model of zipline.';

@@ -19,3 +19,22 @@ create table dividend_due (
 create index dividend_due_unpaid on dividend_due (user_id, run_id) where paid_time is null;
 create index dividend_due_by_entry on dividend_due (user_id, run_id, entry_id) where entry_id is not null;
 comment on table dividend_due is 'Dividends that the run is owed, by what it held before the ex-date: amount = quantity × amount per unit. paid_time and entry_id say when and where in cash_ledger it was paid.';
+
+create table trade_fee (
+  user_id bigint not null,
+  run_id bigint not null,
+  trade_id bigint not null,
+  component text not null,
+  amount money_amount not null,
+  fee_schedule text not null,
+  product text not null,
+  side text not null,
+  effective_from date not null,
+  constraint trade_fee_pkey primary key (user_id, run_id, trade_id, component),
+  constraint trade_fee_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
+  constraint trade_fee_of_trade foreign key (user_id, run_id, trade_id) references paper_trade on delete cascade,
+  constraint trade_fee_by_schedule foreign key (fee_schedule, side, component, product, effective_from) references fee_schedule,
+  constraint trade_fee_amount_is_positive check (amount > 0),
+  constraint trade_fee_date_is_finite check (isfinite(effective_from))
+);
+comment on table trade_fee is 'Append-only: what paper_trade.fees is made of, and the row of fee_schedule behind each part.';

@@ -13,7 +13,7 @@ begin
       lock table strategy_run in access exclusive mode;
       lock table engine_state, engine_status, paper_order, paper_trade, paper_position, cash_ledger, mtm_ledger,
         paper_equity_curve, event_ledger, sip_plan, rebalance_plan, target_weight, risk_limit, forbidden_symbol,
-        dividend_due
+        dividend_due, trade_fee, fee_schedule
         in access exclusive mode nowait;
       exit;
     exception when lock_not_available then
@@ -34,7 +34,7 @@ language sql immutable begin atomic
     ('TE001', 'the run is not RUNNING', 'A stopped or failed run is final; start a new run.'),
     ('TE002', 'illegal status change', 'STOPPED and ERROR are final, and the row of such a run is frozen.'),
     ('TE003', 'logical_time is earlier than the run', 'Time only moves forward; tick later than last_logical_time.'),
-    ('TE004', 'the row cannot be changed or deleted', 'Ledgers are append-only and rows stay with their run; delete the whole run instead.'),
+    ('TE004', 'the row cannot be changed or deleted', 'Ledgers are append-only and rows stay with their run; delete the whole run instead. A fee schedule changes by a row with a later date.'),
     ('TE101', 'bad argument', 'See the detail for the argument and what it must be.'),
     ('TE102', 'client_order_id was used with other terms', 'Send the same terms again, or use a new client_order_id.'),
     ('TE201', 'unknown symbol or feed', 'Insert the instrument or feed first, or check the spelling.'),

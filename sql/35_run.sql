@@ -36,7 +36,8 @@ begin
   perform engine.require(p_penetration_ticks between 0 and 1000000, format('argument=penetration_ticks value=%s must_be=0_to_1000000', p_penetration_ticks));
   perform engine.require(p_reinvest_dividends is not null, 'argument=reinvest_dividends must_be=true|false');
   perform engine.require(coalesce(p_max_price_age > '0', true), format('argument=max_price_age value=%s must_be=positive', p_max_price_age));
-  perform engine.require(p_fee_schedule is null, 'argument=fee_schedule must_be=null_until_fees_are_built');
+  perform engine.require(p_fee_schedule is null or exists (select from fee_schedule f where f.fee_schedule = p_fee_schedule),
+                         format('argument=fee_schedule value=%s must_be=a_fee_schedule', p_fee_schedule));
   perform engine.require(p_mark_policy in ('EVERY_TICK', 'SESSION', 'EVENTS'),
                          format('argument=mark_policy value=%s must_be=EVERY_TICK|SESSION|EVENTS', p_mark_policy));
   perform engine.require(p_currency ~ '^[A-Z]{3,5}$', 'argument=currency must_be=a_currency_code');
@@ -54,10 +55,10 @@ begin
   end if;
 
   loop
-    insert into strategy_run (user_id, name, feed, currency, status, initial_cash, mark_policy,
+    insert into strategy_run (user_id, name, feed, currency, status, initial_cash, mark_policy, fee_schedule,
                               participation, slippage_bps, volume_impact, penetration_ticks, max_price_age, reinvest_dividends)
     values (p_user_id, coalesce(p_name, ''), p_feed, p_currency, 'RUNNING',
-            round(p_initial_cash, engine.minor_unit(p_currency)), p_mark_policy,
+            round(p_initial_cash, engine.minor_unit(p_currency)), p_mark_policy, p_fee_schedule,
             p_participation, p_slippage_bps, p_volume_impact, p_penetration_ticks, p_max_price_age, p_reinvest_dividends)
     on conflict (user_id, run_id) do nothing
     returning run_id into v_run_id;
@@ -93,9 +94,9 @@ begin
   if (new.user_id, new.run_id) is distinct from (old.user_id, old.run_id) then
     perform engine.refuse('TE004', format('table=strategy_run user_id=%s run_id=%s column=key', old.user_id, old.run_id));
   end if;
-  if (new.feed, new.currency, new.initial_cash, new.mark_policy, new.participation, new.slippage_bps, new.volume_impact,
+  if (new.feed, new.currency, new.initial_cash, new.mark_policy, new.fee_schedule, new.participation, new.slippage_bps, new.volume_impact,
       new.penetration_ticks, new.max_price_age, new.reinvest_dividends)
-     is distinct from (old.feed, old.currency, old.initial_cash, old.mark_policy, old.participation, old.slippage_bps, old.volume_impact,
+     is distinct from (old.feed, old.currency, old.initial_cash, old.mark_policy, old.fee_schedule, old.participation, old.slippage_bps, old.volume_impact,
       old.penetration_ticks, old.max_price_age, old.reinvest_dividends)
      and exists (select from public.engine_state s where s.user_id = old.user_id and s.run_id = old.run_id) then
     perform engine.refuse('TE004', format('table=strategy_run user_id=%s run_id=%s column=feed,currency,initial_cash,mark_policy,execution', old.user_id, old.run_id));

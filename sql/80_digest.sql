@@ -48,7 +48,11 @@ language sql stable begin atomic
   union all
   select 7, 'event_ledger', jsonb_build_array(v.event_type, v.event_key)::text,
          jsonb_build_array(extract(epoch from v.logical_time), v.event_type, v.event_key, v.payload)
-    from event_ledger v where v.user_id = p_user_id and v.run_id = p_run_id;
+    from event_ledger v where v.user_id = p_user_id and v.run_id = p_run_id
+  union all
+  select 8, 'trade_fee', lpad(f.trade_id::text, 20, '0') || ' ' || f.component,
+         jsonb_build_array(f.trade_id, f.component, trim_scale(f.amount), f.fee_schedule, f.product, f.side, f.effective_from)
+    from trade_fee f where f.user_id = p_user_id and f.run_id = p_run_id;
 end;
 
 create function engine.require_run(p_user_id bigint, p_run_id bigint) returns void

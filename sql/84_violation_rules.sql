@@ -1,4 +1,4 @@
--- Invariants, first half: structure, orders, cash. Each rule is rows that must not exist. A run without an opening entry
+-- Invariants, first half: structure, orders, cash, fees. Each rule is rows that must not exist. A run without an opening entry
 -- was made by raw rows and is checked for structure alone.
 set local search_path = public, pg_temp;
 
@@ -16,6 +16,7 @@ create view engine.violation_structure as
           union all select user_id, run_id, 'engine_status' from engine_status
           union all select user_id, run_id, 'paper_order' from paper_order
           union all select user_id, run_id, 'paper_trade' from paper_trade
+          union all select user_id, run_id, 'trade_fee' from trade_fee
           union all select user_id, run_id, 'paper_position' from paper_position
           union all select user_id, run_id, 'cash_ledger' from cash_ledger
           union all select user_id, run_id, 'mtm_ledger' from mtm_ledger
@@ -152,3 +153,40 @@ create view engine.violation_cash as
     join engine.accounted_run r on r.user_id = l.user_id and r.run_id = l.run_id
     left join paper_trade t on t.user_id = l.user_id and t.run_id = l.run_id and t.trade_id = l.trade_id
    where (l.cause = 'TRADE') <> (t.trade_id is not null) or (l.trade_id is not null) <> (t.trade_id is not null);
+
+-- An order has been charged, component by component, at most the highest fee that its fills have ever come to.
+create view engine.violation_fee as
+  with fill as (
+    select t.user_id, t.run_id, t.order_id, t.trade_id, t.symbol, t.side, s.fee_schedule, r.scale,
+           engine.trade_date(t.logical_time, k.time_zone) as trade_date,
+           sum(t.quantity) over w as quantity, sum(engine.value(t.quantity, t.price, r.scale)) over w as value
+      from paper_trade t
+      join engine.accounted_run r on r.user_id = t.user_id and r.run_id = t.run_id
+      join strategy_run s on s.user_id = t.user_id and s.run_id = t.run_id
+      join feed f on f.feed = s.feed
+      join calendar k on k.calendar = f.calendar
+     where exists (select from trade_fee e where e.user_id = t.user_id and e.run_id = t.run_id)
+    window w as (partition by t.user_id, t.run_id, t.order_id order by t.trade_id)
+  )
+  select t.user_id, t.run_id, 'fees_disagree_with_trade' as rule,
+         format('trade_id=%s fees=%s components=%s', t.trade_id, t.fees, sum(e.amount)) as detail
+    from paper_trade t
+    join engine.accounted_run r on r.user_id = t.user_id and r.run_id = t.run_id
+    join strategy_run s on s.user_id = t.user_id and s.run_id = t.run_id
+    left join trade_fee e on e.user_id = t.user_id and e.run_id = t.run_id and e.trade_id = t.trade_id
+   where s.fee_schedule is not null or e.trade_id is not null
+   group by t.user_id, t.run_id, t.trade_id, t.fees having t.fees <> coalesce(sum(e.amount), 0)
+  union all
+  select c.user_id, c.run_id, 'fees_above_schedule',
+         format('trade_id=%s component=%s charged=%s due=%s', c.trade_id, c.component, c.charged, c.due)
+    from (select b.user_id, b.run_id, b.trade_id, b.component, b.charged as amount,
+                 sum(b.charged) over w as charged, max(b.due) over w as due
+            from (select f.user_id, f.run_id, f.order_id, f.trade_id, e.component, e.amount as charged, 0 as due
+                    from fill f
+                    join trade_fee e on e.user_id = f.user_id and e.run_id = f.run_id and e.trade_id = f.trade_id
+                  union all
+                  select f.user_id, f.run_id, f.order_id, f.trade_id, e.component, 0, e.amount
+                    from fill f
+                   cross join unnest(engine.fees_of(f.fee_schedule, f.symbol, f.side, f.trade_date, f.quantity, f.value, f.scale)) e) b
+          window w as (partition by b.user_id, b.run_id, b.order_id, b.component order by b.trade_id)) c
+   where c.charged > c.due and c.amount > 0;

@@ -41,6 +41,7 @@ begin
     select v.user_id, v.run_id, v.rule, v.detail from engine.violation_structure v
     union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_order v
     union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_cash v
+    union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_fee v
     union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_position v
     union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_mark v
     union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_slot v

@@ -3,6 +3,7 @@
 --   run row     every UPDATE    key immutable, terminal is final, leaving RUNNING cancels open orders and logs
 --   state       INSERT, UPDATE  only while RUNNING, and never to another run          DELETE  only with its run
 --   ledger      INSERT          only while RUNNING              UPDATE  never         DELETE  only with its run
+--   fees        INSERT          no percentage of a percentage   UPDATE  never         DELETE  unless a trade names it
 --   all         TRUNCATE        never
 -- An insert is guarded in one of two forms, and exactly one of them fires: a statement from a client has each row
 -- guarded before it is there, so that nobody holds a row that a tick wants while waiting for the run that the tick
@@ -14,6 +15,10 @@ set local search_path = public, pg_temp;
 create trigger on_run_update before update on strategy_run for each row execute function engine.on_run_update();
 alter table strategy_run enable always trigger on_run_update;
 
+create trigger guard_insert before insert on fee_schedule for each row execute function engine.guard_fee_row();
+create trigger guard_update before update on fee_schedule for each row execute function engine.guard_fee_update();
+alter table fee_schedule enable always trigger guard_insert, enable always trigger guard_update;
+
 create trigger write_posting instead of insert on engine.posting for each row execute function engine.write_posting();
 
 do $$
@@ -24,7 +29,7 @@ begin
   for v_table, v_kind in values
     ('engine_state', 'state'), ('paper_position', 'state'), ('sip_plan', 'state'), ('rebalance_plan', 'state'),
     ('target_weight', 'state'), ('risk_limit', 'state'), ('forbidden_symbol', 'state'), ('dividend_due', 'state'), ('paper_order', 'bulk state'),
-    ('engine_status', 'ledger'), ('paper_trade', 'bulk ledger'), ('cash_ledger', 'bulk ledger'),
+    ('engine_status', 'ledger'), ('paper_trade', 'bulk ledger'), ('trade_fee', 'bulk ledger'), ('cash_ledger', 'bulk ledger'),
     ('event_ledger', 'bulk ledger'), ('mtm_ledger', 'bulk ledger'), ('paper_equity_curve', 'bulk ledger')
   loop
     if v_kind like 'bulk%' then

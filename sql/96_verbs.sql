@@ -30,7 +30,7 @@ begin
     p_participation, p_slippage_bps, p_fee_schedule, p_mark_policy, p_currency, p_volume_impact, p_penetration_ticks, p_max_price_age,
     p_reinvest_dividends);
 end $$;
-comment on function start_run is 'start_run(user, initial_cash, feed, name, …) → run_id. A RUNNING run with its state, its lifecycle row and its opening cash entry. 23505 when the user already has a RUNNING run, 23503 for an unknown user, TE201 for an unknown feed.';
+comment on function start_run is 'start_run(user, initial_cash, feed, name, …) → run_id. A RUNNING run with its state, its lifecycle row and its opening cash entry. 23505 when the user already has a RUNNING run, 23503 for an unknown user, TE201 for an unknown feed, TE101 for an unknown fee_schedule.';
 
 create or replace function stop_run(p_user_id bigint, p_run_id bigint, p_reason text default null) returns void
 language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$

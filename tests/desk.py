@@ -284,7 +284,7 @@ class Run:
                     "sip_plan",
                     "rebalance_plan",
                 ),
-                *("target_weight", "risk_limit", "forbidden_symbol", "dividend_due"),
+                *("target_weight", "risk_limit", "forbidden_symbol", "dividend_due", "trade_fee"),
             )
         }
 

@@ -33,6 +33,22 @@ _FILL: Row = {"symbol": "AAA", "side": "BUY", "quantity": 1}
 _ORDER: Row = _FILL | {"order_type": "MARKET", "time_in_force": "GTC", "status": "PENDING"}
 _PLAN: Row = {"frequency": "DAILY", "start_date": "2024-01-01"}
 _MTM: Row = {"market_value": 10, "cost_basis": 10, "unrealized_pnl": 0, "realized_pnl": 0}
+# Rows of the shipped fee schedules, each of another component.
+_FEES: tuple[Row, ...] = tuple(
+    {"component": component, "fee_schedule": schedule, "side": side, "effective_from": day}
+    for component, schedule, side, day in (
+        ("COMMISSION", "US_PER_SHARE", "BUY", "1900-01-01"),
+        ("SEC", "US_PER_SHARE", "SELL", "2014-03-18"),
+        ("TAF", "US_PER_SHARE", "SELL", "2012-07-01"),
+        ("BROKERAGE", "IN_INTRADAY", "BUY", "2020-07-01"),
+        ("STT", "IN_DELIVERY", "BUY", "2012-07-01"),
+        ("EXCHANGE", "IN_DELIVERY", "BUY", "2020-07-01"),
+        ("SEBI", "IN_DELIVERY", "BUY", "2019-04-01"),
+        ("STAMP", "IN_DELIVERY", "BUY", "2020-07-01"),
+        ("DP", "IN_DELIVERY", "SELL", "2020-07-01"),
+        ("GST", "IN_DELIVERY", "BUY", "2017-07-01"),
+    )
+)
 
 
 def _minimal(table: str, k: int) -> Row:
@@ -42,6 +58,7 @@ def _minimal(table: str, k: int) -> Row:
         "engine_status": {"status": "RUNNING"},
         "paper_order": _ORDER | time | {"order_id": k},
         "paper_trade": _FILL | time | {"trade_id": k, "order_id": 1, "price": 10, "fees": 0},
+        "trade_fee": {"trade_id": 1, "amount": 1, "product": "*"} | _FEES[k % len(_FEES)],
         "paper_position": {"symbol": f"S{k}", "quantity": 1, "cost_basis": 10, "realized_pnl": 0},
         "cash_ledger": time | {"entry_id": k, "amount": -10, "cause": "TRADE", "trade_id": 1},
         "mtm_ledger": time | _MTM,
@@ -80,9 +97,17 @@ CHILDREN: tuple[str, ...] = (
     "rebalance_plan",
     "target_weight",
 )
-CHILDREN += ("risk_limit", "forbidden_symbol", "dividend_due")
+CHILDREN += ("risk_limit", "forbidden_symbol", "dividend_due", "trade_fee")
 PER_RUN = ("strategy_run", *CHILDREN)
-LEDGERS = ("engine_status", "paper_trade", "cash_ledger", "mtm_ledger", "paper_equity_curve", "event_ledger")
+LEDGERS = (
+    "engine_status",
+    "paper_trade",
+    "trade_fee",
+    "cash_ledger",
+    "mtm_ledger",
+    "paper_equity_curve",
+    "event_ledger",
+)
 PARENTS = ("paper_order", "paper_trade", "rebalance_plan")  # rows of other tables hang on their row 1
 
 

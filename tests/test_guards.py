@@ -35,7 +35,7 @@ from helpers import (
 from psycopg import sql
 
 each_table = pytest.mark.parametrize("table", CHILDREN)
-BULK = ["paper_order", "paper_trade", "cash_ledger", "event_ledger", "mtm_ledger", "paper_equity_curve"]
+BULK = ["paper_order", "paper_trade", "trade_fee", "cash_ledger", "event_ledger", "mtm_ledger", "paper_equity_curve"]
 each_end = pytest.mark.parametrize("status", ["STOPPED", "ERROR"])
 each_role = pytest.mark.parametrize("role", ["origin", "replica"])
 
@@ -500,9 +500,8 @@ SHARED_ROWS = {
     "market_session": "values ('ALWAYS', '2024-05-01', '2024-05-01', '2024-05-02')",
     "corporate_action": "(symbol, ex_date, action_type, amount, pay_date)"
     " values ('AAA', '2024-05-01', 'DIVIDEND', 1, '2024-06-01')",
-    "fee_schedule": "(fee_schedule, component, side, effective_from, effective_to, minimum_amount,"
-    " maximum_amount) values ('f', 'c', 'BUY', '2024-01-01', '2025-01-01', 1, 2)",
 }
+FEE_ROW: Row = {"fee_schedule": "f", "component": "c", "side": "BUY", "effective_from": "2024-01-01", "source": "s"}
 # Columns that make sense only with another one.
 NEEDED: dict[str, Row] = {"step_up_percent": {"step_up_every": 1}, "step_up_amount": {"step_up_every": 1}}
 
@@ -526,6 +525,8 @@ def store(conn: Conn, run: Run, table: str, column: str, poison: str) -> None:
         insert(conn, table, raw_row(table, run, 2) | extra | {column: poison})
     elif table == "strategy_run":
         raw_run(conn, **{column: poison})
+    elif table == "fee_schedule":  # it is never updated
+        insert(conn, table, FEE_ROW | {column: poison})
     else:
         conn.execute(f"insert into {table} {SHARED_ROWS[table]}")
         query = sql.SQL("update {} set {} = %s").format(sql.Identifier(table), sql.Identifier(column))

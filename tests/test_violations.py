@@ -27,7 +27,7 @@ TABLES = (
         "mtm_ledger",
     ),
     *("paper_equity_curve", "event_ledger", "sip_plan", "rebalance_plan", "target_weight", "risk_limit"),
-    *("forbidden_symbol", "dividend_due"),
+    *("forbidden_symbol", "dividend_due", "trade_fee"),
 )
 
 KEY = "(user_id, run_id) = (%(u)s, %(r)s)"
@@ -79,9 +79,32 @@ def sql(*statements: str, also: str = "") -> Plant:
     return Plant(lambda run: plant(run, *(s.replace("KEY", KEY) for s in statements)), frozenset(also.split()))
 
 
+# A brokerage, of which the schedule charges 0.03 % and 20 at most; the fees of the trade are made to agree. Trade 1 is
+# 10 A at 103, trade 2 a sale of 4.
+FEE = (
+    "insert into trade_fee select user_id, run_id, trade_id, 'BROKERAGE', {amount}, 'IN_INTRADAY', '*', side, '2020-07-01'"
+    " from paper_trade where KEY and trade_id = {trade}"
+)
+SCHEDULE = "update strategy_run set fee_schedule = '{}' where KEY"
+
+
+def charged(trade: int, amount: str) -> tuple[str, ...]:
+    """A fee that everything else agrees with: the trade, its cash, its position and the marks."""
+    where = f"where KEY and trade_id = {trade}"
+    return (
+        FEE.format(trade=trade, amount=amount),
+        f"update paper_trade set fees = fees + {amount} {where}",
+        f"update cash_ledger set amount = amount - {amount} {where}",
+        f"update paper_position set realized_pnl = realized_pnl - {amount} where KEY and symbol = 'A'",
+        f"update engine_state set cash = cash - {amount} where KEY",
+        *MARKS_FOLLOW,
+    )
+
+
 def orphans(run: Run) -> None:
     plant(
         run,
+        FEE.format(trade=1, amount=1).replace("KEY", KEY),
         *(f"alter table {table} drop constraint {table}_of_run" for table in TABLES),
         f"delete from strategy_run where {KEY}",
     )
@@ -315,6 +338,31 @@ PLANTS: dict[str, list[Plant]] = {
         ),
         # a trade's cash of another cause
         sql("update cash_ledger set cause = 'GIFT' where KEY and trade_id = 1"),
+    ],
+    "fees_disagree_with_trade": [
+        # a fee that the trade does not have
+        sql(SCHEDULE.format("IN_INTRADAY"), FEE.format(trade=1, amount=0.01)),
+        # a trade with more fees than its components
+        sql(
+            SCHEDULE.format("IN_INTRADAY"),
+            *charged(1, "0.30"),
+            "update trade_fee set amount = 0.29 where KEY",
+        ),
+        # fees without components, in a run with a schedule
+        sql(
+            SCHEDULE.format("ZERO"),
+            *charged(1, "0.30"),
+            "delete from trade_fee where KEY",
+        ),
+    ],
+    "fees_above_schedule": [
+        # 0.03 % of 1,030 is 0.31
+        sql(SCHEDULE.format("IN_INTRADAY"), *charged(1, "0.32")),
+        # another trade's share is not for this one
+        sql(SCHEDULE.format("IN_INTRADAY"), *charged(1, "0.31"), *charged(2, "0.14")),
+        # another schedule, and none
+        sql(SCHEDULE.format("ZERO"), *charged(1, "0.31")),
+        sql(*charged(1, "0.31")),
     ],
     "position_disagrees_with_trades": [
         sql("update paper_position set quantity = quantity + 0.00000001 where KEY and symbol = 'A'"),
