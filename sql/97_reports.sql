@@ -26,7 +26,7 @@ begin
   perform from public.strategy_run where false;
   return engine.run_digest(p_user_id, p_run_id);
 end $$;
-comment on function run_digest is 'run_digest(user, run) → SHA-256, in hex, over the run''s orders, trades, positions, cash, MTM, equity and events in a fixed order. No user or run id, no wall-clock time: equal for equal histories, on any server.';
+comment on function run_digest is 'run_digest(user, run) → SHA-256, in hex, over the run''s orders, trades and their fees, positions, cash, MTM, equity and events in a fixed order. No user or run id, no wall-clock time: equal for equal histories, on any server.';
 
 create or replace function replay_diff(p_user_a bigint, p_run_a bigint, p_user_b bigint, p_run_b bigint) returns table (ledger text, key text, row_a jsonb, row_b jsonb)
 language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$

@@ -408,7 +408,7 @@ def test_units_within_money_are_the_most_of_all_that_fit(tx: Conn) -> None:
     steep(tx)
     most = f"""select max(q) from generate_series(0, 400) q
                 where q * 7.77 + engine.fee_sum(engine.fees_of('{OWN}', 'A', 'BUY', '2025-01-01', q, round(q * 7.77, 2), 2)) <= %s"""
-    for money in range(0, 2400, 61):
+    for money in range(0, 2400, 17):
         assert check_within(tx, D(money), D("7.77"), D(1), OWN) == val(tx, most, money), money
 
 

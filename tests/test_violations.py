@@ -342,6 +342,8 @@ PLANTS: dict[str, list[Plant]] = {
     "fees_disagree_with_trade": [
         # a fee that the trade does not have
         sql(SCHEDULE.format("IN_INTRADAY"), FEE.format(trade=1, amount=0.01)),
+        # without a schedule too, of which the fee then is none
+        sql(FEE.format(trade=1, amount="0.01"), also="fees_above_schedule"),
         # a trade with more fees than its components
         sql(
             SCHEDULE.format("IN_INTRADAY"),
