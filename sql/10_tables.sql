@@ -152,7 +152,7 @@ create table fee_schedule (
     check (cardinality(of_components) > 0 and array_position(of_components, null) is null and component <> all (of_components)),
   constraint fee_schedule_source_is_given check (btrim(source) <> '')
 );
-comment on table fee_schedule is 'Itemised, dated charges of an order. A row is in force from effective_from until the next one of the same component, product and side; a row of the instrument''s own product wins over ''*''. Rows never change: trades point at them. Amounts are in the run''s currency. No run charges them yet.';
+comment on table fee_schedule is 'Itemised, dated charges of an order. A row is in force from effective_from until the next one of the same component, product and side; a row of the instrument''s own product wins over ''*''. Rows never change: trades point at them. Amounts are in the run''s currency.';
 comment on column fee_schedule.rate_bps is 'Hundredths of a percent of the traded value, or of the components in of_components.';
 comment on column fee_schedule.per_unit_amount is 'For each unit traded.';
 comment on column fee_schedule.flat_amount is 'Once an order.';

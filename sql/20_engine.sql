@@ -72,13 +72,16 @@ end;
 create function engine.value(p_quantity numeric, p_price numeric, p_scale int) returns numeric
 language sql immutable parallel safe return round(p_quantity * p_price, p_scale);
 
+-- A component of an order's fees and the key of the fee_schedule row it comes from; schedule and side are the order's.
+create type engine.fee as (component text, amount numeric, product text, effective_from date);
+
 -- One deed of the engine that is decided but not yet written: an order (new, or an open one that ends, is triggered or
 -- fills in part), its trade and cash entry, an event. engine.post writes it to the ledgers. A journal has one entry an
 -- order at most.
 create type engine.entry as (
   logical_time timestamptz, order_id bigint, is_new boolean, status text, symbol text, side text, quantity numeric,
   price numeric, reject_reason text, source text, is_trigger boolean, stop_price numeric,
-  trade_id bigint, fees numeric, entry_id bigint, amount numeric,
+  trade_id bigint, fees numeric, fee_items engine.fee[], entry_id bigint, amount numeric,
   event_type text, event_key text, payload jsonb
 );
 

@@ -113,7 +113,7 @@ begin
   c.last_entry_id := engine.next_entry_id(c);
   e.trade_id := c.last_trade_id;
   e.entry_id := c.last_entry_id;
-  e.fees := 0;
+  e.fees := case when e.fee_items is null then 0 else engine.fee_sum(e.fee_items) end;
   e.amount := case e.side when 'BUY' then -v_value - e.fees else v_value - e.fees end;
   c.cash := c.cash + e.amount;
 

@@ -23,9 +23,10 @@ declare
   v_new bigint;
   v_ended bigint;
   v_trades bigint;
+  v_fees bigint;
 begin
-  select count(e.order_id) filter (where e.is_new), count(e.order_id) filter (where not e.is_new), count(e.trade_id)
-    into v_new, v_ended, v_trades
+  select count(e.order_id) filter (where e.is_new), count(e.order_id) filter (where not e.is_new), count(e.trade_id), count(e.fee_items)
+    into v_new, v_ended, v_trades, v_fees
     from (select p_contexts as contexts offset 0) a cross join unnest(a.contexts) c cross join unnest(c.journal) e;
   if v_new > 0 then
     insert into paper_order (user_id, run_id, order_id, logical_time, symbol, side, order_type, quantity, time_in_force,
@@ -40,6 +41,11 @@ begin
     insert into paper_trade (user_id, run_id, trade_id, order_id, logical_time, symbol, side, quantity, price, fees)
     select c.user_id, c.run_id, e.trade_id, e.order_id, e.logical_time, e.symbol, e.side, e.quantity, e.price, e.fees
       from (select p_contexts as contexts offset 0) a cross join unnest(a.contexts) c cross join unnest(c.journal) e where e.trade_id is not null;
+    if v_fees > 0 then
+      insert into trade_fee (user_id, run_id, trade_id, component, amount, fee_schedule, product, side, effective_from)
+      select c.user_id, c.run_id, e.trade_id, f.component, f.amount, (c.terms).fee_schedule, f.product, e.side, f.effective_from
+        from (select p_contexts as contexts offset 0) a cross join unnest(a.contexts) c cross join unnest(c.journal) e cross join unnest(e.fee_items) f;
+    end if;
     insert into cash_ledger (user_id, run_id, entry_id, logical_time, amount, cause, trade_id)
     select c.user_id, c.run_id, e.entry_id, e.logical_time, e.amount, 'TRADE', e.trade_id
       from (select p_contexts as contexts offset 0) a cross join unnest(a.contexts) c cross join unnest(c.journal) e where e.trade_id is not null;

@@ -86,9 +86,10 @@ end $$;
 
 -- Null when the order may stand, else its reject_reason. p_price null: no price is known yet, so what depends on it
 -- waits for the fill. p_reserved: cash held back for others. p_open: units that open orders of that side already claim;
--- at a fill nothing, who fills first has them.
+-- at a fill nothing, who fills first has them. p_fees: paid on top, or out of what a sale brings.
 create function engine.reject_reason(
-  c engine.context, p_symbol text, p_side text, p_quantity numeric, p_price numeric, p_reserved numeric, p_open numeric
+  c engine.context, p_symbol text, p_side text, p_quantity numeric, p_price numeric, p_reserved numeric, p_open numeric,
+  p_fees numeric default 0
 ) returns text
 language plpgsql immutable as $$
 declare
@@ -99,8 +100,9 @@ begin
     when p_symbol = any (c.forbidden) then 'SYMBOL_FORBIDDEN'
     when v_value > c.max_order_value then 'ORDER_VALUE_EXCEEDED'
     when p_side = 'BUY' and v_held + p_open + p_quantity > c.max_position then 'POSITION_LIMIT_EXCEEDED'
-    when p_side = 'BUY' and v_value > c.cash - p_reserved then 'CASH_INSUFFICIENT'
+    when p_side = 'BUY' and v_value + p_fees > c.cash - p_reserved then 'CASH_INSUFFICIENT'
     when p_side = 'SELL' and p_quantity + p_open > v_held then 'POSITION_INSUFFICIENT'
+    when p_side = 'SELL' and p_fees > c.cash + v_value then 'CASH_INSUFFICIENT'
   end;
 end $$;
 

@@ -3,9 +3,6 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
--- A component of an order's fees and the key of the fee_schedule row it comes from; schedule and side are the order's.
-create type engine.fee as (component text, amount numeric, product text, effective_from date);
-
 -- The day on which a fill happened, by the market's clock: its rows of the schedule are in force.
 create function engine.trade_date(p_time timestamptz, p_time_zone text) returns date
 language sql immutable parallel safe return (p_time at time zone p_time_zone)::date;
@@ -99,6 +96,33 @@ end $$;
 
 create function engine.fee_sum(p_fees engine.fee[]) returns numeric
 language sql immutable return (select coalesce(sum(f.amount), 0) from unnest(p_fees) f);
+
+-- What a fill is charged; p_order_id: the order that it belongs to, null for a new one. Earlier fills of it are posted.
+create function engine.fill_fees(
+  c engine.context, p_order_id bigint, p_symbol text, p_side text, p_time timestamptz, p_quantity numeric, p_price numeric
+) returns engine.fee[]
+language plpgsql stable as $$
+declare
+  v_quantity numeric;
+  v_value numeric;
+  v_charged engine.fee[];
+begin
+  if (c.terms).fee_schedule is null then
+    return null;
+  end if;
+  select coalesce(sum(t.quantity), 0), coalesce(sum(engine.value(t.quantity, t.price, c.scale)), 0) into v_quantity, v_value
+    from paper_trade t where t.user_id = c.user_id and t.run_id = c.run_id and t.order_id = p_order_id;
+  if v_quantity > 0 then
+    v_charged := array(
+      select row(e.component, e.amount, e.product, e.effective_from)::engine.fee
+        from paper_trade t
+        join trade_fee e on e.user_id = t.user_id and e.run_id = t.run_id and e.trade_id = t.trade_id
+       where t.user_id = c.user_id and t.run_id = c.run_id and t.order_id = p_order_id);
+  end if;
+  return engine.fees_due(
+    engine.fees_of((c.terms).fee_schedule, p_symbol, p_side, engine.trade_date(p_time, c.time_zone), v_quantity + p_quantity,
+                   v_value + engine.value(p_quantity, p_price, c.scale), c.scale), v_charged);
+end $$;
 
 -- What p_quantity units at p_price cost, fees included. The value is not rounded: the bound of engine.units_for.
 create function engine.cost_by(p_rows fee_schedule[], p_quantity numeric, p_price numeric, p_scale int) returns numeric

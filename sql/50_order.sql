@@ -59,7 +59,7 @@ end $$;
 -- Why the order cannot be accepted, null when it can. Off-step is tested on the quantity as given: an order is
 -- rejected, never rounded. p_price is what it is valued at; released: cash and units of an order that it replaces.
 create function engine.acceptance_reason(
-  c engine.context, o paper_order, p_quantity numeric, p_price numeric, p_released_cash numeric, p_released_units numeric
+  c engine.context, o paper_order, p_quantity numeric, p_price numeric, p_fees numeric, p_released_cash numeric, p_released_units numeric
 ) returns text
 language plpgsql stable as $$
 declare
@@ -87,7 +87,7 @@ begin
   end if;
   c := engine.with_limits(c);
   return engine.reject_reason(c, o.symbol, o.side, p_quantity, p_price, c.reserved - p_released_cash,
-                              engine.open_quantity(c, o.symbol, o.side) - p_released_units);
+                              engine.open_quantity(c, o.symbol, o.side) - p_released_units, p_fees);
 end $$;
 
 -- An order with its terms, as it is accepted or rejected now; not stored. o carries all but the quantity, which may have
@@ -99,6 +99,7 @@ language plpgsql stable as $$
 declare
   v_close numeric;
   v_price numeric;
+  v_fees numeric := 0::numeric;
 begin
   perform engine.require(coalesce(o.good_till > c.last_logical_time, true), 'argument=good_till must_be=later_than_the_last_tick');
   if o.order_type in ('MARKET', 'TRAILING_STOP') then
@@ -116,7 +117,12 @@ begin
   o.filled_quantity := 0;
   o.source := 'CLIENT';
   o.reserve_price := case when o.side = 'BUY' then v_price end;
-  o.reject_reason := engine.acceptance_reason(c, o, p_quantity, v_price, p_released_cash, p_released_units);
+  if (c.terms).fee_schedule is not null and o.quantity > 0 then
+    -- per unit, and upwards, so that what is held back for the order covers its fees
+    v_fees := engine.fee_sum(engine.fill_fees(c, null, o.symbol, o.side, c.last_logical_time, o.quantity, v_price));
+    o.reserve_price := case when o.side = 'BUY' then ceil((v_price + v_fees / o.quantity) * 1e8) / 1e8 end;
+  end if;
+  o.reject_reason := engine.acceptance_reason(c, o, p_quantity, v_price, v_fees, p_released_cash, p_released_units);
   o.status := case when o.reject_reason is null then 'PENDING' else 'REJECTED' end;
   o.closed_time := case when o.reject_reason is not null then c.last_logical_time end;
   return o;

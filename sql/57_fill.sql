@@ -134,7 +134,8 @@ begin
   c.reserved := c.reserved - engine.reservation(o.side, o.quantity - o.filled_quantity, o.reserve_price, c.scale);
   e := engine.wanted(c);
   if e.quantity > 0 then
-    e.reject_reason := engine.reject_reason(c, e.symbol, e.side, e.quantity, e.price, c.reserved, 0);
+    e.fee_items := engine.fill_fees(c, e.order_id, e.symbol, e.side, e.logical_time, e.quantity, e.price);
+    e.reject_reason := engine.reject_reason(c, e.symbol, e.side, e.quantity, e.price, c.reserved, 0, engine.fee_sum(e.fee_items));
     if e.reject_reason is null then
       c.made := c.made + 1;
       if (c.terms).participation is not null then
@@ -144,6 +145,7 @@ begin
     else
       e.status := 'REJECTED';
       e.quantity := 0;
+      e.fee_items := null;
     end if;
   end if;
   if e.status = 'REJECTED' and o.filled_quantity > 0 then

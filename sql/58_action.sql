@@ -192,6 +192,9 @@ declare
   x corporate_action;
 begin
   c := engine.post(c);
+  if c.has_trailing then
+    perform engine.ratchet(c, p_time - interval '1 microsecond');
+  end if;
   for v in select d.* from engine.due_actions(c, p_time) d
             where d.logical_time = p_time and d.ordinal < 3 order by d.ordinal, d.symbol collate "C", d.ex_date loop
     select * into strict x from corporate_action k
