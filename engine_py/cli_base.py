@@ -136,6 +136,10 @@ class Session:
         """As call(), for functions that would make another one when called again."""
         return self.run(lambda conn: call(conn, function, **arguments), repeatable=False)
 
+    def call_rows(self, function: str, /, *, once: bool, **arguments: object) -> list[Row]:
+        """All rows that a function returns; `once`: it would make others when called again."""
+        return self.run(lambda conn: call_rows(conn, function, **arguments), repeatable=not once)
+
     def do(self, procedure: str, /, **arguments: object) -> None:
         """CALL a procedure: all of them may be called again."""
         self.run(lambda conn: conn.execute(*_statement("call {}({})", procedure, arguments)))
@@ -151,10 +155,13 @@ def call(conn: psycopg.Connection, function: str, /, **arguments: object) -> Row
 
     Every value travels as text, so that PostgreSQL reads it, and no number passes through Python's.
     """
-    with conn.cursor(row_factory=dict_row) as cursor:
-        row = cursor.execute(*_statement("select * from {}({})", function, arguments)).fetchone()
-    assert row is not None
+    (row,) = call_rows(conn, function, **arguments)
     return row
+
+
+def call_rows(conn: psycopg.Connection, function: str, /, **arguments: object) -> list[Row]:
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(*_statement("select * from {}({})", function, arguments)).fetchall()
 
 
 def _statement(frame: LiteralString, name: str, arguments: dict[str, object]) -> tuple[sql.Composed, list[str]]:

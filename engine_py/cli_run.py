@@ -8,13 +8,16 @@ from typing import Any
 
 import click
 
-from engine_py.cli_base import DATE, ID, KEYWORD, NUMBER, Group, Row, Session, emit, get_run, of_run, session
+from engine_py.cli_base import DATE, ID, KEYWORD, NUMBER, TIME, Group, Row, Session, emit, get_run, of_run, session
 from engine_py.render import pairs, table, text
 
 _NEGATIVE = {"ignore_unknown_options": True}  # so that -5 is a number, for the engine to refuse
 
 _RUN = ("user_id", "run_id", "name", "feed", "status", "last_logical_time")
-_ORDER = ("order_id", "symbol", "side", "order_type", "quantity", "limit_price", "status", "reject_reason")
+_ORDER = (
+    *("order_id", "symbol", "side", "order_type", "quantity", "limit_price", "stop_price", "status"),
+    *("filled_quantity", "avg_fill_price", "reject_reason"),
+)
 _SIP = ("sip_id", "symbol", "amount", "frequency", "start_date", "next_slot", "paused")
 
 
@@ -47,14 +50,17 @@ def run() -> None:
 @click.option(
     "--mark-policy", type=KEYWORD, help="Ticks that store their marks: EVERY_TICK (default), SESSION, EVENTS."
 )
-def run_start(
-    user: int, cash: str, feed: str | None, name: str | None, currency: str | None, mark_policy: str | None
-) -> None:
+@click.option("--fees", "fee_schedule", help="Fee schedule: ZERO, US_PER_SHARE, IN_DELIVERY, IN_INTRADAY, or yours.")
+@click.option("--participation", type=NUMBER, help="Share of a bar's volume that may fill, up to 1.")
+@click.option("--slippage-bps", type=NUMBER, help="Slippage of market and stop fills, in basis points.")
+@click.option("--volume-impact", type=NUMBER, help="Slippage by (quantity / volume) squared, times this.")
+@click.option("--penetration-ticks", type=NUMBER, help="Ticks beyond its limit that fill a resting order.")
+@click.option("--max-price-age", help="Last closes older than this are stale: '3 days'.")
+@click.option("--reinvest-dividends", is_flag=True, default=None, help="Buy units for dividends.")
+def run_start(user: int, cash: str, **terms: str | bool | None) -> None:
     """Start a run for USER, who can have one RUNNING at a time."""
     with session() as s:
-        terms = {"user_id": user, "initial_cash": cash, "feed": feed, "name": name, "currency": currency}
-        terms["mark_policy"] = mark_policy
-        run_id = s.call_once("start_run", **terms)["start_run"]
+        run_id = s.call_once("start_run", user_id=user, initial_cash=cash, **terms)["start_run"]
         row = get_run(s, user, run_id)
     emit(row, f"run {run_id} of user {user} is {row['status']}")
 
@@ -136,9 +142,16 @@ def order() -> None:
 @click.argument("symbol")
 @click.argument("side", type=KEYWORD)
 @click.argument("quantity", type=NUMBER)
-@click.option("--type", "order_type", type=KEYWORD, help="MARKET or LIMIT. Default: MARKET.")
-@click.option("--limit", "limit_price", type=NUMBER, help="Limit price, for LIMIT.")
-@click.option("--tif", "time_in_force", type=KEYWORD, help="DAY or GTC. Default: GTC.")
+@click.option("--type", "order_type", type=KEYWORD, help="MARKET (default), LIMIT, STOP, STOP_LIMIT, TRAILING_STOP.")
+@click.option("--limit", "limit_price", type=NUMBER, help="Limit price, for LIMIT and STOP_LIMIT.")
+@click.option("--stop", "stop_price", type=NUMBER, help="Stop price, for STOP and STOP_LIMIT.")
+@click.option("--trail", "trail_amount", type=NUMBER, help="Distance of a TRAILING_STOP from the best price.")
+@click.option("--trail-percent", type=NUMBER, help="The same in percent of the best price.")
+@click.option("--tif", "time_in_force", type=KEYWORD, help="GTC (default), DAY, GTD, IOC, FOK.")
+@click.option("--good-till", type=TIME, help="Last time of a GTD order.")
+@click.option("--take-profit", type=NUMBER, help="Bracket: price at which what fills is sold again with profit.")
+@click.option("--stop-loss", type=NUMBER, help="Bracket: stop price at which it is sold with loss.")
+@click.option("--stop-loss-limit", type=NUMBER, help="Bracket: limit price of the stop-loss.")
 @click.option("--client-order-id", help="Your own id: the same call again returns the first order.")
 def order_place(user: int, run: int, **terms: str | None) -> None:
     """Place an order of SIDE buy or sell. It fills on bars after the run's last tick.
@@ -148,6 +161,43 @@ def order_place(user: int, run: int, **terms: str | None) -> None:
     with session() as s:
         call = s.call_once if terms["client_order_id"] is None else s.call
         row = call("place_order", user_id=user, run_id=run, **terms)
+    _emit_order(row)
+
+
+@order.command("oco", context_settings=_NEGATIVE)
+@of_run
+@click.argument("symbol")
+@click.argument("side", type=KEYWORD)
+@click.argument("quantity", type=NUMBER)
+@click.option("--limit", "limit_price", type=NUMBER, required=True, help="Price of the limit order.")
+@click.option("--stop", "stop_price", type=NUMBER, required=True, help="Price of the stop order.")
+@click.option("--stop-limit", "stop_limit_price", type=NUMBER, help="Limit price of the stop order.")
+@click.option("--tif", "time_in_force", type=KEYWORD, help="GTC (default), DAY, GTD.")
+@click.option("--good-till", type=TIME, help="Last time of GTD orders.")
+@click.option("--client-order-id", help="Your own id: the same call again returns the first orders.")
+def order_oco(user: int, run: int, **terms: str | None) -> None:
+    """Place a limit and a stop order that cancel each other: they share one QUANTITY."""
+    with session() as s:
+        rows = s.call_rows("place_oco", once=terms["client_order_id"] is None, user_id=user, run_id=run, **terms)
+    emit(rows, "\n".join(_order_line(row) for row in rows))
+
+
+@order.command("replace", context_settings=_NEGATIVE)
+@of_run
+@click.argument("order_id", type=ID)
+@click.option("--quantity", type=NUMBER, help="New quantity. Default: what is left.")
+@click.option("--limit", "limit_price", type=NUMBER, help="New limit price.")
+@click.option("--stop", "stop_price", type=NUMBER, help="New stop price.")
+@click.option("--trail", "trail_amount", type=NUMBER, help="New distance of a trailing stop.")
+@click.option("--trail-percent", type=NUMBER, help="The same in percent.")
+@click.option("--tif", "time_in_force", type=KEYWORD, help="New time in force.")
+@click.option("--good-till", type=TIME, help="Last time of a GTD order.")
+@click.option("--client-order-id", help="Your own id: the same call again returns the first order.")
+def order_replace(user: int, run: int, order_id: int, **terms: str | None) -> None:
+    """Replace an open order by a new one with other terms; if that is REJECTED the old one stays."""
+    with session() as s:
+        call = s.call_once if terms["client_order_id"] is None else s.call
+        row = call("replace_order", user_id=user, run_id=run, order_id=order_id, **terms)
     _emit_order(row)
 
 
@@ -162,9 +212,13 @@ def order_cancel(user: int, run: int, order_id: int) -> None:
 
 
 def _emit_order(row: Row) -> None:
+    emit(row, _order_line(row))
+
+
+def _order_line(row: Row) -> str:
     reason = f": {row['reject_reason']}" if row["reject_reason"] else ""
     terms = " ".join(text(row[name]) for name in ("side", "quantity", "symbol"))
-    emit(row, f"order {row['order_id']} ({terms}) is {row['status']}{reason}")
+    return f"order {row['order_id']} ({terms}) is {row['status']}{reason}"
 
 
 @order.command("list")

@@ -112,8 +112,7 @@ def _introduction(s: Session) -> str:
     )
     return (
         f"Daily bars of {info['symbols']}, {info['first']} to {info['last']}.\n"
-        "Prices are raw and splits are not applied yet: AAPL (2000, 2005) and MSFT (2003)\n"
-        "look worse than they were. IBM had no split."
+        "Prices are raw; splits (AAPL 2000 and 2005, MSFT 2003) and dividends are applied as they happened."
     )
 
 
