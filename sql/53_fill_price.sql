@@ -5,9 +5,24 @@ set local plpgsql.extra_errors = 'shadowed_variables';
 create function engine.is_stop(p_order_type text) returns boolean
 language sql immutable return p_order_type in ('STOP', 'STOP_LIMIT', 'TRAILING_STOP');
 
+-- Does the order no longer wait for its stop?
+create function engine.is_live(p_order_type text, p_status text) returns boolean
+language sql immutable return not engine.is_stop(p_order_type) or p_status <> 'PENDING';
+
 -- Does the bar reach the stop?
 create function engine.is_triggered(p_side text, p_stop_price numeric, p_high numeric, p_low numeric) returns boolean
 language sql immutable return case p_side when 'BUY' then p_high >= p_stop_price else p_low <= p_stop_price end;
+
+-- What a bar must do to reach an order: come down to low_reach or up to high_reach; null = that does not help. A bar that
+-- does neither leaves the order as it is. p_is_live: no stop, or triggered on an earlier bar.
+create function engine.low_reach(p_side text, p_limit_price numeric, p_stop_price numeric, p_is_live boolean) returns numeric
+language sql immutable
+return case when p_is_live and p_limit_price is null then 1e12 when p_is_live and p_side = 'BUY' then p_limit_price
+            when not p_is_live and p_side = 'SELL' then p_stop_price end;
+
+create function engine.high_reach(p_side text, p_limit_price numeric, p_stop_price numeric, p_is_live boolean) returns numeric
+language sql immutable
+return case when p_is_live and p_side = 'SELL' then p_limit_price when not p_is_live and p_side = 'BUY' then p_stop_price end;
 
 -- The stop of a trailing order after the price has been at its best, p_extreme: the high for a sale, the low for a buy.
 create function engine.trail_stop(p_side text, p_trail_amount numeric, p_trail_percent numeric, p_extreme numeric) returns numeric

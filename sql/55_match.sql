@@ -11,67 +11,87 @@ set local plpgsql.extra_errors = 'shadowed_variables';
 --         the first at all, or the one that triggers them.
 -- A trailing stop meets each bar with the stop that the bars before it have made.
 create function engine.fate(
-  p_feed text, p_calendar text, p_first timestamptz, p_after timestamptz, p_upto timestamptz, p_penetration int, o paper_order
-) returns table (logical_time timestamptz, phase int, price numeric, is_trigger boolean, stop_price numeric,
-                 open numeric, low numeric, high numeric, volume numeric)
+  p_feed text, p_calendar text, p_first timestamptz, p_after timestamptz, p_upto timestamptz, p_penetration int,
+  p_symbol text, p_side text, p_order_type text, p_status text, p_time_in_force text, p_accepted timestamptz, p_limit_price numeric,
+  p_stop_price numeric, p_trail_amount numeric, p_trail_percent numeric, p_good_till timestamptz, p_is_exit boolean
+) returns table (logical_time timestamptz, phase int, price numeric, is_trigger boolean, stop_price numeric, open numeric, low numeric, high numeric, volume numeric)
 language sql stable
 begin atomic
-  select f.logical_time, f.phase,
-         case when b.open_at < b.logical_time then
-           engine.fill_price((o).order_type, (o).side, (o).limit_price, b.stop_price, t.is_live, b.open, b.high, b.low, b.close,
-                             (o).limit_price is null or engine.is_first_bar(p_feed, (o).symbol, b.logical_time, b.open_at, t.accepted), t.through) end,
+  select f.logical_time, f.phase, case when b.open_at < b.logical_time then
+           engine.fill_price(p_order_type, p_side, p_limit_price, b.stop_price, t.is_live, b.open, b.high, b.low, b.close,
+                             p_limit_price is null or engine.is_first_bar(p_feed, p_symbol, b.logical_time, b.open_at, t.accepted), t.through) end,
          b.logical_time is not null and not t.is_live, b.stop_price,
          case when b.open_at < b.logical_time then b.open end, b.low, b.high, b.volume
-    from (select not engine.is_stop((o).order_type) or (o).status <> 'PENDING' as is_live,
-                 coalesce((o).logical_time, p_first - interval '1 microsecond') as accepted,
+    from (select l.is_live, l.is_live and p_time_in_force in ('IOC', 'FOK') as is_brief,
+                 engine.low_reach(p_side, p_limit_price, p_stop_price, l.is_live) as low_reach,
+                 engine.high_reach(p_side, p_limit_price, p_stop_price, l.is_live) as high_reach,
+                 coalesce(p_accepted, p_first - interval '1 microsecond') as accepted,
                  case when p_penetration = 0 then 0 else p_penetration * (select coalesce(i.price_tick, 0.00000001) from instrument i
-                                                                            where i.symbol = (o).symbol) end as through offset 0) t
+                                                                            where i.symbol = p_symbol) end as through
+            from (select engine.is_live(p_order_type, p_status) as is_live) l offset 0) t
     left join lateral (
-      select n.close_at as at from engine.session_by(p_calendar, t.accepted + interval '1 microsecond') n
-       where (o).time_in_force = 'DAY'
-      union all select (o).good_till where (o).time_in_force = 'GTD') d on true
+      select n.close_at as at from engine.session_by(p_calendar, t.accepted + interval '1 microsecond') n where p_time_in_force = 'DAY'
+      union all select p_good_till where p_time_in_force = 'GTD') d on true
     left join lateral (
       select b.logical_time, b.logical_time > d.at as is_past from price_bar b
        where b.feed = p_feed and b.logical_time >= d.at and b.logical_time > p_after and b.logical_time <= p_upto
        order by b.logical_time limit 1) e on true
     left join lateral (
-      (select b.logical_time, b.open, b.high, b.low, b.close, b.volume, n.open_at, (o).stop_price as stop_price
+      (select b.logical_time, b.open, b.high, b.low, b.close, b.volume, n.open_at, p_stop_price as stop_price
          from price_bar b
         cross join lateral engine.session_by(p_calendar, b.logical_time) n
-        where b.feed = p_feed and b.symbol = (o).symbol and b.logical_time > p_after
+        where b.feed = p_feed and b.symbol = p_symbol and b.logical_time > p_after
           and b.logical_time <= coalesce(e.logical_time, p_upto) and (b.logical_time < e.logical_time or e.is_past is not true)
-          and ((o).order_type <> 'TRAILING_STOP' or t.is_live)
-          and case when t.is_live and (o).time_in_force in ('IOC', 'FOK') then true
-                   when n.open_at >= b.logical_time then false
-                   when not t.is_live then engine.is_triggered((o).side, (o).stop_price, b.high, b.low)
-                   when (o).limit_price is null then true
-                   else engine.limit_fill((o).side, (o).limit_price, b.open, b.high, b.low, false, t.through) is not null
-                     or t.through > 0 and engine.limit_fill((o).side, (o).limit_price, b.open, b.high, b.low, true, t.through) is not null
-                       and engine.is_first_bar(p_feed, (o).symbol, b.logical_time, n.open_at, t.accepted) end
+          and (p_order_type <> 'TRAILING_STOP' or t.is_live)
+          and (t.is_brief or b.low <= t.low_reach or b.high >= t.high_reach)
+          and (t.is_brief or n.open_at < b.logical_time)
+          and (t.is_brief or t.through = 0 or not t.is_live or p_limit_price is null
+            or engine.limit_fill(p_side, p_limit_price, b.open, b.high, b.low, false, t.through) is not null
+            or engine.is_first_bar(p_feed, p_symbol, b.logical_time, n.open_at, t.accepted))
         order by b.logical_time limit 1)
       union all
       (select x.* from (
          select b.logical_time, b.open, b.high, b.low, b.close, b.volume, n.open_at,
-                case (o).side when 'SELL' then greatest((o).stop_price, engine.trail_stop('SELL', (o).trail_amount, (o).trail_percent, max(b.high) over w))
-                              when 'BUY' then least((o).stop_price, engine.trail_stop('BUY', (o).trail_amount, (o).trail_percent, min(b.low) over w)) end as stop_price
+                case p_side when 'SELL' then greatest(p_stop_price, engine.trail_stop('SELL', p_trail_amount, p_trail_percent, max(b.high) over w))
+                              when 'BUY' then least(p_stop_price, engine.trail_stop('BUY', p_trail_amount, p_trail_percent, min(b.low) over w)) end as stop_price
            from price_bar b
           cross join lateral engine.session_by(p_calendar, b.logical_time) n
-          where (o).order_type = 'TRAILING_STOP' and not t.is_live and n.open_at < b.logical_time
-            and b.feed = p_feed and b.symbol = (o).symbol and b.logical_time > p_after
+          where p_order_type = 'TRAILING_STOP' and not t.is_live and n.open_at < b.logical_time
+            and b.feed = p_feed and b.symbol = p_symbol and b.logical_time > p_after
             and b.logical_time <= coalesce(e.logical_time, p_upto) and (b.logical_time < e.logical_time or e.is_past is not true)
          window w as (order by b.logical_time rows between unbounded preceding and 1 preceding)) x
-        where engine.is_triggered((o).side, x.stop_price, x.high, x.low)
+        where engine.is_triggered(p_side, x.stop_price, x.high, x.low)
         order by x.logical_time limit 1)) b on true
    cross join lateral (
       select coalesce(b.logical_time, e.logical_time) as logical_time,
              case when b.logical_time is null then case when e.is_past then 0 else 4 end
-                  when engine.is_stop((o).order_type) and ((o).side = 'SELL' or (o).oco_id is not null or (o).parent_order_id is not null) then 1
-                  when (o).side = 'SELL' then 2 else 3 end as phase offset 0) f
+                  when engine.is_stop(p_order_type) and (p_side = 'SELL' or p_is_exit) then 1
+                  when p_side = 'SELL' then 2 else 3 end as phase offset 0) f
    where f.logical_time is not null;
 end;
 
--- The fates of all open orders after p_after up to p_to, in the order of execution: by bar time; within it orders whose
--- time was over before, protective exits, other sells, buys, and orders whose time ends with this bar; by order_id.
+-- The next fate of each open order after p_after up to p_upto. p_order_ids: only of these, and exactly after p_after, be
+-- they accepted then or not.
+create function engine.fates(
+  p_user_id bigint, p_run_id bigint, p_feed text, p_calendar text, p_first timestamptz, p_after timestamptz, p_upto timestamptz,
+  p_penetration int, p_order_ids bigint[]
+) returns setof engine.match
+language sql stable
+begin atomic
+  select f.logical_time, f.phase, f.price, f.is_trigger, f.stop_price, f.open, f.low, f.high, f.volume,
+         o.order_id, o.symbol, o.side, o.order_type, o.time_in_force, o.quantity::numeric, o.filled_quantity::numeric, o.reserve_price::numeric,
+         o.oco_id, num_nonnulls(o.take_profit_price, o.stop_loss_price) > 0
+    from paper_order o
+   cross join lateral engine.fate(
+     p_feed, p_calendar, p_first, case when p_order_ids is null then greatest(p_after, o.logical_time, o.seen_time) else p_after end,
+     p_upto, p_penetration, o.symbol, o.side, o.order_type, o.status, o.time_in_force, o.logical_time, o.limit_price, o.stop_price,
+     o.trail_amount, o.trail_percent, o.good_till, o.oco_id is not null or o.parent_order_id is not null) f
+   where o.user_id = p_user_id and o.run_id = p_run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
+     and case when p_order_ids is null then coalesce(o.logical_time < p_upto, true) else o.order_id = any (p_order_ids) end;
+end;
+
+-- All of them, in the order of execution: by bar time; within it orders whose time was over before, protective exits,
+-- other sells, buys, and orders whose time ends with this bar; by order_id.
 -- The first FROM item hides the values from the planner: with nothing to look at, it plans once and not at every call.
 create function engine.open_matches(c engine.context, p_after timestamptz, p_to timestamptz) returns refcursor
 language plpgsql as $$
@@ -79,15 +99,11 @@ declare
   v_cursor refcursor;
 begin
   open v_cursor for
-    select f.logical_time, f.phase, f.price, f.is_trigger, f.stop_price, f.open, f.low, f.high, f.volume,
-           o.order_id, o.symbol, o.side, o.order_type, o.time_in_force, o.quantity, o.filled_quantity, o.reserve_price,
-           o.oco_id, num_nonnulls(o.take_profit_price, o.stop_loss_price) > 0
+    select f.*
       from (select c.user_id as user_id, c.run_id as run_id, c.feed as feed, c.calendar as calendar, p_after as after,
                    p_to as upto, c.first_logical_time as first, (c.terms).penetration_ticks as penetration offset 0) a
-      join paper_order o on o.user_id = a.user_id and o.run_id = a.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
-       and (o.logical_time < a.upto or o.logical_time is null)
-     cross join lateral engine.fate(a.feed, a.calendar, a.first, greatest(a.after, o.logical_time, o.seen_time), a.upto, a.penetration, o) f
-     order by f.logical_time, f.phase, o.order_id;
+     cross join lateral engine.fates(a.user_id, a.run_id, a.feed, a.calendar, a.first, a.after, a.upto, a.penetration, null) f
+     order by f.logical_time, f.phase, f.order_id;
   return v_cursor;
 end $$;
 
@@ -112,8 +128,8 @@ begin
         or exists (select from price_bar b
                     where b.feed = a.feed and b.symbol = o.symbol and b.logical_time > greatest(a.after, o.logical_time)
                       and b.logical_time <= a.upto
-                      and case when engine.is_stop(o.order_type) and o.status = 'PENDING' then engine.is_triggered(o.side, o.stop_price, b.high, b.low)
-                               else engine.fill_price(o.order_type, o.side, o.limit_price, o.stop_price, true, b.open, b.high, b.low, b.close, true, 0) is not null end))),
+                      and (b.low <= engine.low_reach(o.side, o.limit_price, o.stop_price, engine.is_live(o.order_type, o.status))
+                        or b.high >= engine.high_reach(o.side, o.limit_price, o.stop_price, engine.is_live(o.order_type, o.status)))))),
          exists (select from paper_order o
                   where o.user_id = a.user_id and o.run_id = a.run_id and o.order_type = 'TRAILING_STOP' and o.status = 'PENDING')
     into v_is_met, c.has_trailing
@@ -159,18 +175,12 @@ create function engine.look_again(c engine.context, p_order_ids bigint[], p_afte
 language plpgsql stable as $$
 begin
   c.agenda := array(
-    select x from (
-      select * from unnest(c.agenda)
-      union all
-      select f.logical_time, f.phase, f.price, f.is_trigger, f.stop_price, f.open, f.low, f.high, f.volume,
-             o.order_id, o.symbol, o.side, o.order_type, o.time_in_force, o.quantity, o.filled_quantity, o.reserve_price,
-             o.oco_id, num_nonnulls(o.take_profit_price, o.stop_loss_price) > 0
-        from paper_order o
-       cross join lateral engine.fate(c.feed, c.calendar, c.first_logical_time, p_after, c.horizon, (c.terms).penetration_ticks, o) f
-       where o.user_id = c.user_id and o.run_id = c.run_id and o.order_id = any (p_order_ids)
-    ) y
-   cross join lateral (select row(y.*)::engine.match as x) z
-   order by y.logical_time, y.phase, y.order_id);
+    select row(y.*)::engine.match
+      from (select a.* from unnest(c.agenda) a
+            union all
+            select f.* from engine.fates(c.user_id, c.run_id, c.feed, c.calendar, c.first_logical_time, p_after, c.horizon,
+                                         (c.terms).penetration_ticks, p_order_ids) f) y
+     order by y.logical_time, y.phase, y.order_id);
   return c;
 end $$;
 

@@ -56,7 +56,7 @@ declare
   v_price numeric;
   v_tick numeric;
 begin
-  if o.order_type not in ('MARKET', 'STOP', 'TRAILING_STOP') or p_terms.slippage_bps = 0 and p_terms.volume_impact = 0 then
+  if o.order_type not in ('MARKET', 'STOP', 'TRAILING_STOP') then
     return o.price;
   end if;
   v_price := o.price * (1 + v_sign * (p_terms.slippage_bps / 10000
@@ -67,12 +67,11 @@ begin
   return case when v_sign > 0 then least(v_price, o.high) else greatest(v_price, o.low) end;
 end $$;
 
--- What the order of c.match wants on its bar: the entry with quantity and price, and the status it will have if it may
--- trade. Quantity 0: it does not.
-create function engine.wanted(c engine.context) returns engine.entry
+-- What a met order wants on its bar: the entry with quantity and price, and the status it will have if it may trade.
+-- Quantity 0: it does not. p_volume: what the bar leaves it; null = enough.
+create function engine.wanted(o engine.match, p_terms strategy_run, p_volume numeric) returns engine.entry
 language plpgsql stable as $$
 declare
-  o engine.match := c.match;
   e engine.entry;
   v_is_brief constant boolean := o.time_in_force in ('IOC', 'FOK');
   v_left constant numeric := o.quantity - o.filled_quantity;
@@ -89,14 +88,8 @@ begin
   end if;
 
   if o.price is not null then
-    e.quantity := v_left;
-    if (c.terms).participation is not null then
-      e.quantity := least(v_left, coalesce(engine.volume_left(c, o), v_left));
-      if o.time_in_force = 'FOK' and e.quantity < v_left then
-        e.quantity := 0;
-      end if;
-    end if;
-    e.price := engine.slipped(c.terms, o, e.quantity);
+    e.quantity := case when o.time_in_force = 'FOK' and p_volume < v_left then 0 else least(v_left, p_volume) end;
+    e.price := case when p_terms.slippage_bps = 0 and p_terms.volume_impact = 0 then o.price else engine.slipped(p_terms, o, e.quantity) end;
   end if;
   e.status := case
     when e.quantity = v_left then 'FILLED'
@@ -117,6 +110,9 @@ end $$;
 create function engine.end_order(c engine.context) returns engine.context
 language plpgsql as $$
 declare
+  v_is_capped constant boolean := (c.terms).participation is not null;
+  v_volume numeric;
+  v_fees numeric := 0::numeric;
   o engine.match;
   e engine.entry;
 begin
@@ -128,17 +124,21 @@ begin
   end if;
   o := c.match;
   c := engine.with_limits(c);
-  if (c.terms).participation is not null then
+  if v_is_capped then
     c := engine.turn_volume(c, o.logical_time);
+    v_volume := engine.volume_left(c, o);
   end if;
   c.reserved := c.reserved - engine.reservation(o.side, o.quantity - o.filled_quantity, o.reserve_price, c.scale);
-  e := engine.wanted(c);
+  e := engine.wanted(o, c.terms, v_volume);
   if e.quantity > 0 then
-    e.fee_items := engine.fill_fees(c, e.order_id, e.symbol, e.side, e.logical_time, e.quantity, e.price);
-    e.reject_reason := engine.reject_reason(c, e.symbol, e.side, e.quantity, e.price, c.reserved, 0, engine.fee_sum(e.fee_items));
+    if (c.terms).fee_schedule is not null then
+      e.fee_items := engine.fill_fees(c, e.order_id, e.symbol, e.side, e.logical_time, e.quantity, e.price);
+      v_fees := engine.fee_sum(e.fee_items);
+    end if;
+    e.reject_reason := engine.reject_reason(c, e.symbol, e.side, e.quantity, e.price, c.reserved, 0, v_fees);
     if e.reject_reason is null then
       c.made := c.made + 1;
-      if (c.terms).participation is not null then
+      if v_is_capped then
         c := engine.use_volume(c, e.symbol, e.quantity);
       end if;
       c := engine.book_trade(c, e);

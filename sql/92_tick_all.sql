@@ -17,11 +17,15 @@ declare
   v_plan record;
   v_calendar text;
   v_zone text;
+  v_acts boolean;
+  v_pays boolean;
   v_date date;
 begin
   select k.calendar, k.time_zone, (p_time at time zone k.time_zone)::date into strict v_calendar, v_zone, v_date
     from feed f join calendar k on k.calendar = f.calendar where f.feed = p_feed;
 
+  v_acts := exists (select from corporate_action y where y.ex_date <= v_date);
+  v_pays := exists (select from dividend_due d where d.paid_time is null);
   return query
     select r.user_id, r.run_id
       from unnest(p_user_ids, p_run_ids) r (user_id, run_id)
@@ -32,8 +36,8 @@ begin
                             and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED') limit 1) o on true
      where s.run_id is null or s.step_logical_time > coalesce(s.last_logical_time, '-infinity') or o.is_open
         or x.mark_policy = 'SESSION'
-        or exists (select from dividend_due d where d.user_id = r.user_id and d.run_id = r.run_id and d.paid_time is null)
-        or exists (select from paper_position p join corporate_action y on y.symbol = p.symbol
+        or v_pays and exists (select from dividend_due d where d.user_id = r.user_id and d.run_id = r.run_id and d.paid_time is null)
+        or v_acts and exists (select from paper_position p join corporate_action y on y.symbol = p.symbol
                     where p.user_id = r.user_id and p.run_id = r.run_id and p.quantity <> 0
                       and y.ex_date <= v_date and y.ex_date > (s.last_logical_time at time zone v_zone)::date - 31)
         or x.mark_policy = 'EVENTS' and (s.last_logical_time is null

@@ -218,10 +218,10 @@ class Run:
         return [(t[0], t[5]) for t in self.trades()]
 
     def events(self) -> list[tuple[str, str]]:
-        """(event_type, event_key) by time and slot."""
+        """(event_type, event_key) of plans' slots, by time and slot."""
         return self.table(
             "event_type, event_key",
-            "event_ledger",
+            "(select * from event_ledger where event_type not in ('SPLIT', 'DIVIDEND')) e",
             "logical_time, split_part(event_key, ':', 1)::int, split_part(event_key, ':', 2)::int",
         )
 

@@ -44,6 +44,8 @@ def busy_market(conn: Conn) -> Market:
     market = Market(conn)
     for symbol, start in [("A", 100), ("B", 200), ("C", 50)]:
         market.bars(symbol, {f"2024-01-{d:02} 12:00": start + 3 * d for d in range(1, 11)})
+    conn.execute("insert into corporate_action values ('C', '2024-01-03', 'DIVIDEND', null, null, 0.5, '2024-01-05')")
+    conn.execute("insert into corporate_action values ('C', '2024-01-05', 'SPLIT', 3, 2)")
     return market
 
 
@@ -193,7 +195,7 @@ PLANTS: dict[str, list[Plant]] = {
         ),
         # two cash entries with one number
         sql(
-            "alter table cash_ledger drop constraint cash_ledger_pkey",
+            "alter table cash_ledger drop constraint cash_ledger_pkey cascade",
             f"insert into cash_ledger values (%(u)s, %(r)s, 1, {LAST}, 0, 'ADJUSTMENT')",
         ),
         # two trades with one number
@@ -251,7 +253,7 @@ PLANTS: dict[str, list[Plant]] = {
             "update cash_ledger l set logical_time = t.logical_time from paper_trade t where l.user_id = t.user_id"
             " and l.run_id = t.run_id and l.trade_id = t.trade_id and l.logical_time <> t.logical_time and t.user_id = %(u)s",
             *MARKS_FOLLOW,
-            also="order_closing_disagrees_with_status",
+            also="order_closing_disagrees_with_status position_below_zero",
         ),
     ],
     "fill_beyond_limit": [
@@ -300,6 +302,25 @@ PLANTS: dict[str, list[Plant]] = {
         # orders of a run that has seen no time
         sql(
             "update engine_state set first_logical_time = null, last_logical_time = null, step_logical_time = null where KEY"
+        ),
+    ],
+    "dividend_disagrees_with_cash": [
+        sql("update dividend_due set paid_time = paid_time + interval '1 second' where KEY"),
+        sql("update dividend_due set paid_time = null where KEY"),
+        sql("update dividend_due set entry_id = null where KEY", also="cash_without_action"),
+        sql("update dividend_due set amount = amount + 1 where KEY", also="dividend_disagrees_with_event"),
+    ],
+    "dividend_disagrees_with_event": [
+        sql("update event_ledger set event_key = 'D:2024-01-03' where KEY and event_type = 'DIVIDEND'"),
+        sql("update dividend_due set quantity = quantity + 1 where KEY"),
+    ],
+    "cash_without_action": [
+        sql("insert into cash_ledger values (%(u)s, %(r)s, 99, '2024-01-06 12:00+00', 0, 'DIVIDEND')"),
+        sql("insert into cash_ledger values (%(u)s, %(r)s, 99, '2024-01-06 12:00+00', 0, 'CASH_IN_LIEU')"),
+    ],
+    "split_disagrees_with_ratio": [
+        sql(
+            "update event_ledger set payload = jsonb_set(payload, '{numerator}', '4') where KEY and event_type = 'SPLIT'"
         ),
     ],
     "cash_disagrees_with_ledger": [sql("update engine_state set cash = cash + 0.0001 where KEY")],
@@ -387,7 +408,7 @@ PLANTS: dict[str, list[Plant]] = {
             "update paper_position p set quantity = t.quantity, realized_pnl = 0, cost_basis = t.cost from (select t.symbol,"
             " sum(case side when 'BUY' then quantity else -quantity end) as quantity,"
             " sum(case side when 'BUY' then 1 else -1 end * round(quantity * price, 2)) as cost from paper_trade t"
-            " where KEY group by t.symbol) t where KEY and p.symbol = t.symbol",
+            " where KEY group by t.symbol) t where KEY and p.symbol = t.symbol and p.symbol <> 'C'",
             "update engine_state set cash = (select sum(amount) from cash_ledger where KEY) where KEY",
             *MARKS_FOLLOW,
         ),
