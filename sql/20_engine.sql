@@ -102,7 +102,7 @@ create type engine.context as (
   symbols text[], quantities numeric[], cost_bases numeric[], realized_pnls numeric[], cost_basis numeric, realized_pnl numeric,
   knows_limits boolean, max_position numeric, max_order_value numeric, forbidden text[], reserved numeric,
   last_order_id bigint, last_trade_id bigint, last_entry_id bigint,
-  sips public.sip_plan[], rebalances public.rebalance_plan[], due timestamptz[], residual numeric,
+  sips public.sip_plan[], rebalances public.rebalance_plan[], due timestamptz[], sip public.sip_plan,
   closed_through timestamptz, is_closed boolean, is_open boolean, has_open_orders boolean, matches refcursor, match engine.match,
   journal engine.entry[], spans engine.span[], has_moved_plans boolean, has_written boolean, made int,
   events_left int

@@ -204,6 +204,14 @@ language sql immutable parallel safe return div(p_money, p_price * p_step) * p_s
 create function engine.whole_step(p_step numeric) returns numeric
 language sql immutable parallel safe return p_step * div(1e8, gcd(p_step * 1e8, 1e8));
 
+create function engine.require_instrument(p_symbol text) returns void
+language plpgsql as $$
+begin
+  if not exists (select from instrument i where i.symbol = p_symbol) then
+    perform engine.refuse('TE201', format('symbol=%s', p_symbol));
+  end if;
+end $$;
+
 -- A feed that exists, at a time its calendar knows.
 create function engine.require_feed_time(p_feed text, p_time timestamptz) returns void
 language plpgsql set search_path = public, pg_temp as $$

@@ -798,6 +798,8 @@ BAD: list[dict[str, Any]] = [
     {"step_up_percent": 1, "step_up_amount": 1, "step_up_every": 1},
     {"step_up_percent": 1, "step_up_amount": 1},
     {"whole_units": None},
+    {"symbol": None},
+    *({"auto_pause_after": n} for n in (0, -1)),
 ]
 
 
@@ -809,7 +811,7 @@ def test_create_sip_refuses_bad_arguments(tx: Conn) -> None:
             run.call("create_sip", **{**GOOD, **bad})
         answers.append((bad, caught.value.sqlstate))
     assert [answer for answer in answers if answer[1] != "TE101"] == []
-    for symbol in ("NOWHERE", "", None):
+    for symbol in ("NOWHERE", ""):
         with refused(tx, "TE201"):
             run.call("create_sip", **{**GOOD, "symbol": symbol})
     assert run.count("sip_plan") == 0
