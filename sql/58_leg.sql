@@ -55,7 +55,7 @@ end $$;
 -- held of it. Cash is not part of it, nor the share that the weights leave in cash: else a run that begins with much cash
 -- would buy nothing but its heaviest symbol for years. All that is wanted is at least p_money, so that all of it is spent.
 create function engine.wanting_legs(c engine.context, p_legs engine.leg[], p_money numeric) returns engine.leg[]
-language plpgsql stable as $$
+language plpgsql immutable as $$
 begin
   return (
     select coalesce(array_agg(row(w.symbol, w.share, w.price, w.step, round(w.wanted / w.shares, c.scale), null)::engine.leg
@@ -72,7 +72,7 @@ end $$;
 -- Split a slot's money over the legs, and see what each part buys. One symbol has it all; a basket's have their shares, a
 -- rebalance plan's what they want, as long as there is money. The last one has what is left, so that no cent is lost.
 create function engine.split_money(c engine.context, p_legs engine.leg[], p_money numeric) returns engine.leg[]
-language plpgsql stable as $$
+language plpgsql immutable as $$
 declare
   g engine.leg;
   v_left numeric := p_money;

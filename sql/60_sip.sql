@@ -118,7 +118,7 @@ declare
   v_plan sip_plan := c.sip;
   v_nominal date := engine.slot_date(c.calendar, v_plan.start_date, v_plan.frequency, p_slot, v_plan.next_slot - 1, v_plan.last_date);
   v_amount numeric := engine.sip_amount(v_plan, p_slot, c.scale);
-  v_spent numeric := 0;
+  v_spent numeric := 0.0;
   v_count int := 0;
   v_reason text;
   g engine.leg;

@@ -101,6 +101,7 @@ create view engine.violation_slot as
     left join sip_plan p on p.user_id = e.user_id and p.run_id = e.run_id and p.sip_id::text = split_part(e.event_key, ':', 1)
     left join target_weight w on w.user_id = p.user_id and w.run_id = p.run_id and w.plan_id = p.rebalance_plan_id and w.symbol = o.symbol
    where (o.symbol = p.symbol or p.basket ? o.symbol or w.symbol is not null) is not true
+     and num_nonnulls(o.order_id, p.sip_id) > 0   -- without either it is an event_of_no_slot
   union all
   select o.user_id, o.run_id, 'sip_order_without_its_slot', format('order_id=%s slots=%s', o.order_id, count(e.event_key))
     from paper_order o
