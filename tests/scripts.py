@@ -120,8 +120,11 @@ _HOURS = {
 
 
 @st.composite
-def scripts(draw: st.DrawFn, every_time: bool = False) -> Script:
-    """A script. With every_time it ticks at each feed time in turn and at no other, and ends before any refusal."""
+def scripts(draw: st.DrawFn, every_time: bool = False, plans: bool = False) -> Script:
+    """A script. With every_time it ticks at each feed time in turn and at no other, and ends before any refusal.
+
+    With plans it is about SIPs and rebalances more than about orders, and none of them is refused at once.
+    """
     calendar = draw(st.sampled_from(sorted(CALENDARS)))
     zone = ZoneInfo(CALENDARS[calendar].zone)
     symbols = draw(st.lists(st.sampled_from(sorted(INSTRUMENTS)), min_size=1, max_size=3, unique=True))
@@ -142,7 +145,7 @@ def scripts(draw: st.DrawFn, every_time: bool = False) -> Script:
     past: list[datetime] = []
     for at in sorted(times):
         for _ in range(draw(_SOMETIMES) % 3 if past else draw(st.integers(1, 4))):
-            script.calls.append(draw(_commands(units, start)))
+            script.calls.append(draw(_plan_commands(units, start) if plans else _commands(units, start)))
             if every_time and script.calls[-1].verb in ("stop_run", "fail_run"):
                 return script
         if every_time or draw(_SOMETIMES) < 8:
@@ -185,6 +188,35 @@ def _commands(draw: st.DrawFn, units: dict[str, Decimal], start: date) -> Call:
     if kind < 98:
         return Call("forbid_symbol", {"symbol": symbol})
     return Call("stop_run", {}) if kind == 98 else Call("fail_run", {"error": "by script"})
+
+
+@st.composite
+def _plan_commands(draw: st.DrawFn, units: dict[str, Decimal], start: date) -> Call:
+    """Many plans that buy; the rest as in any script."""
+    symbol = draw(st.sampled_from(sorted(units)))
+    kind = draw(_SOMETIMES)
+    if kind < 5:
+        arguments = draw(_sips(symbol, units[symbol], start, sorted(units)))
+        share = {"basket": draw(_baskets(sorted(units))), "rebalance_plan": 1, "symbol": symbol}
+        what = draw(st.sampled_from(["basket", "basket", "rebalance_plan", "rebalance_plan", "symbol"]))
+        arguments |= {**dict.fromkeys(share), what: share[what]}
+        arguments["amount"] = units[symbol] * draw(st.sampled_from([20, 35, 100]))
+        arguments["frequency"] = draw(st.sampled_from(["DAILY", "DAILY", "WEEKLY"]))
+        return Call("create_sip", arguments)
+    if kind < 7:
+        return draw(_changes_of_sips(units[symbol], start))
+    if kind < 9:
+        arguments = draw(_rebalances(units[symbol], start, sorted(units)))
+        arguments["frequency"] = draw(st.sampled_from(["DAILY", "WEEKLY", "MONTHLY"]))
+        return Call("create_rebalance", arguments)
+    return draw(_commands(units, start))
+
+
+@st.composite
+def _baskets(draw: st.DrawFn, symbols: list[str]) -> dict[str, Decimal]:
+    """Shares that sum to 1."""
+    splits = {1: ["1"], 2: ["0.5 0.5", "0.335 0.665", "0.9 0.1"], 3: ["0.6 0.3 0.1", "0.335 0.335 0.33", "0.1 0.2 0.7"]}
+    return dict(zip(symbols, map(D, draw(st.sampled_from(splits[len(symbols)])).split()), strict=True))
 
 
 @st.composite
