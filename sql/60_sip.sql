@@ -72,12 +72,22 @@ return case
     and engine.is_session_missed(p_calendar, engine.due_date(p_calendar, p_nominal, (p_plan).roll), p_time) then 'SIP_MISSED'
 end;
 
+-- How it ends when it was tried: why it may not buy, or of how many symbols it does.
+create function engine.sip_outcome(p_reason text, p_count int) returns text
+language sql immutable
+return case
+  when p_reason = 'CASH_INSUFFICIENT' then 'SIP_SKIPPED_FUNDS'
+  when p_reason is not null then 'SIP_MISSED'
+  when p_count = 0 then 'SIP_SKIPPED_BELOW_UNIT'
+  else 'SIP_EXECUTED'
+end;
+
 -- auto_pause_after: count the slots in a row that ended for want of funds; the last of so many pauses the plan, as
 -- pause_sip would. Any other end, and resume_sip, starts the count again.
 create function engine.count_skipped_funds(c engine.context, p_end engine.entry) returns engine.context
 language plpgsql stable as $$
 begin
-  if p_end.event_type <> 'SIP_SKIPPED_FUNDS' then
+  if p_end.event_type is distinct from 'SIP_SKIPPED_FUNDS' then
     c.sip.skipped_funds := 0;
     return c;
   end if;
@@ -94,32 +104,18 @@ begin
   return c;
 end $$;
 
--- An executing slot's orders, the event with the first of them.
-create function engine.buy_legs(c engine.context, p_legs engine.leg[], p_time timestamptz, p_event engine.entry) returns engine.context
-language plpgsql stable as $$
-declare
-  g engine.leg;
-begin
-  foreach g in array p_legs loop
-    continue when g.quantity = 0;
-    c := engine.order_at_close(c, p_time, g.symbol, 'BUY', g.quantity, g.price, 'SIP', null, p_event);
-    p_event := null;
-  end loop;
-  return c;
-end $$;
-
 -- End one due slot of the plan c.sip: an event, and filled orders when it executes. All its legs are bought or none:
 -- the first that may not be ends the slot. A leg whose money buys no unit is left out.
-create function engine.end_sip_slot(
-  c engine.context, p_slot int, p_is_current boolean, p_time timestamptz, p_legs engine.leg[]
-) returns engine.context
+create function engine.end_sip_slot(c engine.context, p_slot int, p_is_current boolean, p_time timestamptz, p_legs engine.leg[])
+returns engine.context
 language plpgsql stable as $$
 declare
   v_plan sip_plan := c.sip;
   v_nominal date := engine.slot_date(c.calendar, v_plan.start_date, v_plan.frequency, p_slot, v_plan.next_slot - 1, v_plan.last_date);
   v_amount numeric := engine.sip_amount(v_plan, p_slot, c.scale);
+  v_money numeric := v_amount + v_plan.residual;
   v_spent numeric := 0.0;
-  v_count int := 0;
+  v_bought engine.leg[] := array[]::engine.leg[];
   v_reason text;
   g engine.leg;
   e engine.entry;
@@ -131,37 +127,37 @@ begin
   end if;
   e.event_type := engine.sip_skip(c.calendar, v_plan, v_nominal, p_is_current, p_time);
   if e.event_type is null then
-    p_legs := engine.split_money(c, p_legs, v_amount + v_plan.residual);
+    if v_plan.symbol is null then   -- one leg has all the money
+      p_legs := engine.split_money(v_plan, p_legs, v_money, c.symbols, c.quantities, c.scale);
+    end if;
     foreach g in array p_legs loop
+      select engine.units_for(coalesce(g.money, v_money), g.price, case when v_plan.whole_units then engine.whole_step(i.quantity_step) else i.quantity_step end)
+        into strict g.quantity from instrument i where i.symbol = g.symbol;
       continue when g.quantity = 0;
       v_reason := case when g.quantity >= 1e12 then 'QUANTITY_TOO_LARGE'
         else engine.reject_reason(c, g.symbol, 'BUY', g.quantity, g.price, c.reserved + v_spent, 0) end;
       exit when v_reason is not null;
       v_spent := v_spent + engine.value(g.quantity, g.price, c.scale);
-      v_count := v_count + 1;
+      v_bought := v_bought || g;
     end loop;
-    e.event_type := case
-      when v_reason = 'CASH_INSUFFICIENT' then 'SIP_SKIPPED_FUNDS'
-      when v_reason is not null then 'SIP_MISSED'
-      when v_count = 0 then 'SIP_SKIPPED_BELOW_UNIT'
-      else 'SIP_EXECUTED'
-    end;
+    e.event_type := engine.sip_outcome(v_reason, cardinality(v_bought));
     if v_plan.whole_units and v_reason is null then
-      c.sip.residual := v_amount + v_plan.residual - v_spent;
+      c.sip.residual := v_money - v_spent;
     end if;
   end if;
 
   e.payload := jsonb_strip_nulls(jsonb_build_object('date', v_nominal, 'amount', trim_scale(v_amount), 'reason', v_reason,
-    'symbol', case when v_plan.symbol is null and v_reason is not null then g.symbol end,
-    'order_id', case when v_plan.symbol is not null and e.event_type = 'SIP_EXECUTED' then engine.next_order_id(c) end));
+    'order_id', case when e.event_type = 'SIP_EXECUTED' and v_plan.symbol is not null then engine.next_order_id(c) end));
+  if v_plan.symbol is null then
+    e.payload := e.payload || engine.legs_payload(e.event_type, v_reason, g.symbol, engine.next_order_id(c), cardinality(v_bought));
+  end if;
   if e.event_type <> 'SIP_EXECUTED' then
     c := engine.note(c, e);
   else
-    if v_plan.symbol is null then
-      e.payload := e.payload || jsonb_build_object('orders',
-        (select jsonb_agg(o) from generate_series(engine.next_order_id(c), engine.next_order_id(c) + v_count - 1) o));
-    end if;
-    c := engine.buy_legs(c, p_legs, p_time, e);
+    foreach g in array v_bought loop
+      c := engine.order_at_close(c, p_time, g.symbol, 'BUY', g.quantity, g.price, 'SIP', null, e);
+      e.event_type := null;   -- the event stands with the first order
+    end loop;
     c.made := c.made + 1;
   end if;
   if v_plan.auto_pause_after is null then
@@ -185,8 +181,9 @@ begin
     v_end := engine.first_slot_not_due(c.calendar, v_plan.start_date, v_plan.frequency, v_plan.roll, v_plan.next_slot,
                                        v_plan.instalments, v_plan.end_date, v_date, v_plan.next_slot - 1, v_plan.last_date);
     continue when v_end = v_plan.next_slot;
-    v_legs := engine.sip_legs(c, v_plan, p_time);
-    continue when v_legs is null;
+    v_legs := case when v_plan.symbol is not null then array[row(v_plan.symbol, 1, engine.last_close(c.feed, v_plan.symbol, p_time), null, null)::engine.leg]
+                   else engine.sip_legs(v_plan, c.feed, p_time) end;
+    continue when (v_legs[1]).price is null;
 
     c := engine.with_limits(c);
     c.sip := v_plan;

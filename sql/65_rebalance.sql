@@ -7,7 +7,9 @@ set local plpgsql.extra_errors = 'shadowed_variables';
 -- what is further from its target than the narrower one allows is traded: band is a share of equity, band_relative one
 -- of the target; and to_band_edge makes the goal just as far from the target as that. A symbol without a price is left
 -- out. No leg moves away from its target, as the floor of a fraction held could make it.
-create function engine.rebalance_legs(c engine.context, p_plan rebalance_plan, p_time timestamptz, p_equity numeric)
+create function engine.rebalance_legs(
+  p_plan rebalance_plan, p_feed text, p_time timestamptz, p_equity numeric, p_symbols text[], p_quantities numeric[]
+)
 returns table (symbol text, step numeric, close numeric, delta numeric)
 language plpgsql stable as $$
 begin
@@ -20,13 +22,13 @@ begin
                            b.close, h.held, h.target, h.held * b.close - h.target as drift,
                            least(p_plan.band * p_equity, p_plan.band_relative * h.target) as allowed
                       from (select coalesce(p.symbol, w.symbol) as symbol, coalesce(p.quantity, 0) as held, coalesce(w.weight, 0) * p_equity as target
-                              from (select p.symbol, p.quantity from unnest(c.symbols, c.quantities) p (symbol, quantity) where p.quantity <> 0) p
+                              from (select p.symbol, p.quantity from unnest(p_symbols, p_quantities) p (symbol, quantity) where p.quantity <> 0) p
                               full join (select w.symbol, w.weight from target_weight w
-                                          where w.user_id = c.user_id and w.run_id = c.run_id and w.plan_id = p_plan.plan_id) w
+                                          where w.user_id = p_plan.user_id and w.run_id = p_plan.run_id and w.plan_id = p_plan.plan_id) w
                                 on w.symbol = p.symbol) h
                       join instrument i on i.symbol = h.symbol
                      cross join lateral (select b.close from price_bar b
-                                          where b.feed = c.feed and b.symbol = i.symbol and b.logical_time <= p_time
+                                          where b.feed = p_feed and b.symbol = i.symbol and b.logical_time <= p_time
                                           order by b.logical_time desc limit 1) b) d) t
      where t.delta <> 0 and sign(t.delta) = -sign(t.drift) and (t.allowed is null or abs(t.drift) > t.allowed);
 end $$;
@@ -41,7 +43,7 @@ declare
   v_quantity numeric;
 begin
   for v in
-    select l.symbol, l.step, l.close, l.delta from engine.rebalance_legs(c, p_plan, p_time, p_equity) l
+    select l.symbol, l.step, l.close, l.delta from engine.rebalance_legs(p_plan, c.feed, p_time, p_equity, c.symbols, c.quantities) l
      order by l.delta > 0, l.symbol collate "C"
   loop
     v_side := case when v.delta < 0 then 'SELL' else 'BUY' end;
