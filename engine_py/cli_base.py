@@ -151,7 +151,7 @@ def select(conn: psycopg.Connection, query: LiteralString, *values: object) -> l
 
 
 def call(conn: psycopg.Connection, function: str, /, **arguments: object) -> Row:
-    """The row that a function returns. What is None is left to the default that the function has for it.
+    """The row that a function returns. What is None is left to the default that the function has for it; NULL is null.
 
     Every value travels as text, so that PostgreSQL reads it, and no number passes through Python's.
     """
@@ -164,8 +164,8 @@ def call_rows(conn: psycopg.Connection, function: str, /, **arguments: object) -
         return cursor.execute(*_statement("select * from {}({})", function, arguments)).fetchall()
 
 
-def _statement(frame: LiteralString, name: str, arguments: dict[str, object]) -> tuple[sql.Composed, list[str]]:
-    given = {key: str(value) for key, value in arguments.items() if value is not None}
+def _statement(frame: LiteralString, name: str, arguments: dict[str, object]) -> tuple[sql.Composed, list[str | None]]:
+    given = {key: None if value is NULL else str(value) for key, value in arguments.items() if value is not None}
     parts = [sql.SQL("{} => %s").format(sql.Identifier(f"p_{key}")) for key in given]
     return sql.SQL(frame).format(sql.Identifier(name), sql.SQL(", ").join(parts)), list(given.values())
 
@@ -253,6 +253,7 @@ class _Keyword(click.ParamType[str]):
         return str(value).upper()
 
 
+NULL = object()  # an argument that is null, where None would leave it out
 ID = click.IntRange(-(2**63), 2**63 - 1)
 NUMBER = click.STRING  # never float: PostgreSQL reads it
 KEYWORD = _Keyword()

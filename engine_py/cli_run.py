@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import click
 
-from engine_py.cli_base import DATE, ID, KEYWORD, NUMBER, TIME, Group, Row, Session, emit, get_run, of_run, session
+from engine_py.cli_base import (
+    DATE,
+    ID,
+    KEYWORD,
+    NULL,
+    NUMBER,
+    TIME,
+    Group,
+    Row,
+    Session,
+    emit,
+    get_run,
+    of_run,
+    session,
+)
 from engine_py.render import pairs, table, text
 
 _NEGATIVE = {"ignore_unknown_options": True}  # so that -5 is a number, for the engine to refuse
@@ -255,32 +270,60 @@ def sip() -> None:
 @click.option("--step-up-amount", type=NUMBER, help="Raise the amount by so much.")
 @click.option("--step-up-every", type=NUMBER, help="Raise it once every so many slots.")
 @click.option("--whole-units", is_flag=True, default=None, help="Buy whole units; carry the rest forward.")
-def sip_create(user: int, run: int, **terms: str | bool | None) -> None:
-    """Buy AMOUNT of SYMBOL at every FREQUENCY (daily, weekly, monthly, quarterly) from START on."""
+@click.option("--auto-pause-after", type=NUMBER, help="Pause after so many slots in a row without funds.")
+@click.option("--share", "basket", multiple=True, help="SYMBOL - and a basket: AAPL=0.6, once for each symbol.")
+@click.option("--rebalance-plan", type=NUMBER, help="SYMBOL - and what this plan's weights lack most.")
+def sip_create(user: int, run: int, basket: tuple[str, ...], **terms: str | bool | None) -> None:
+    """Buy AMOUNT of SYMBOL at every FREQUENCY (daily, weekly, monthly, quarterly) from START on.
+
+    SYMBOL is - where the shares of a basket or a rebalance plan say what to buy.
+    """
+    given: dict[str, object] = {**terms, "basket": shares_json(basket, "--share") if basket else None}
+    if given["symbol"] == "-" and (basket or given["rebalance_plan"] is not None):
+        given["symbol"] = NULL
     with session() as s:
-        sip_id = s.call_once("create_sip", user_id=user, run_id=run, **terms)["create_sip"]
+        sip_id = s.call_once("create_sip", user_id=user, run_id=run, **given)["create_sip"]
         row = _sips(s, user, run, sip_id)[0]
     emit(row, f"sip {sip_id}")
+
+
+@sip.command("change", context_settings=_NEGATIVE)
+@of_run
+@click.argument("sip_id", type=ID)
+@click.argument("amount", type=NUMBER)
+def sip_change(user: int, run: int, sip_id: int, amount: str) -> None:
+    """Invest AMOUNT at later slots. Step-ups are counted anew from the first of them."""
+    with session() as s:
+        s.call("change_sip", user_id=user, run_id=run, sip_id=sip_id, amount=amount)
+        emit(_sips(s, user, run, sip_id)[0], f"sip {sip_id} invests {amount}")
 
 
 @sip.command("pause")
 @of_run
 @click.argument("sip_id", type=ID)
-def sip_pause(user: int, run: int, sip_id: int) -> None:
-    """Pause a SIP: slots that fall due meanwhile are skipped."""
+@click.option("--from", type=DATE, help="First date of the pause.")
+@click.option("--to", type=DATE, help="Last date of the pause.")
+def sip_pause(user: int, run: int, sip_id: int, **dates: str | None) -> None:
+    """Pause a SIP: slots that fall due meanwhile, or on these dates, are skipped."""
     with session() as s:
-        s.call("pause_sip", user_id=user, run_id=run, sip_id=sip_id)
-        emit(_sips(s, user, run, sip_id)[0], f"sip {sip_id} is paused")
+        s.call("pause_sip", user_id=user, run_id=run, sip_id=sip_id, **dates)
+        emit(_sips(s, user, run, sip_id)[0], f"sip {sip_id} is paused{_span(dates)}")
 
 
 @sip.command("resume")
 @of_run
 @click.argument("sip_id", type=ID)
-def sip_resume(user: int, run: int, sip_id: int) -> None:
-    """Resume a paused SIP: later slots buy again."""
+@click.option("--from", type=DATE, help="First date that is paused no more.")
+@click.option("--to", type=DATE, help="Last date that is paused no more.")
+def sip_resume(user: int, run: int, sip_id: int, **dates: str | None) -> None:
+    """Resume a paused SIP: later slots, or those on these dates, buy again."""
     with session() as s:
-        s.call("resume_sip", user_id=user, run_id=run, sip_id=sip_id)
-        emit(_sips(s, user, run, sip_id)[0], f"sip {sip_id} goes on")
+        s.call("resume_sip", user_id=user, run_id=run, sip_id=sip_id, **dates)
+        emit(_sips(s, user, run, sip_id)[0], f"sip {sip_id} goes on{_span(dates)}")
+
+
+def _span(dates: dict[str, str | None]) -> str:
+    return "".join(f" {word} {day}" for word, day in dates.items() if day)
 
 
 @sip.command("list")
@@ -290,15 +333,26 @@ def sip_list(user: int, run: int) -> None:
     with session() as s:
         get_run(s, user, run)
         rows = _sips(s, user, run)
-    emit(rows, table(rows, _SIP))
+    emit(rows, table([{**row, "symbol": _bought(row)} for row in rows], _SIP))
+
+
+def _bought(row: Row) -> str:
+    return str(row["symbol"] or ("basket" if row["basket"] else f"plan-{row['rebalance_plan_id']}"))
 
 
 def _sips(s: Session, user: int, run: int, sip_id: int | None = None) -> list[Row]:
-    return s.select(
-        """select * from sip_plan where user_id = %s and run_id = %s and sip_id = coalesce(%s::bigint, sip_id)
-            order by sip_id""",
+    """The plans; their pauses as first and last day, the last null where only resume ends it."""
+    rows = s.select(
+        """select p.*, (select jsonb_object_agg(b.key, b.value #>> '{}') from jsonb_each(p.basket) b) as basket
+             from sip_plan p where p.user_id = %s and p.run_id = %s and p.sip_id = coalesce(%s::bigint, p.sip_id)
+            order by p.sip_id""",
         *(user, run, sip_id),
     )
+    for row in rows:
+        row["pauses"] = [
+            {"from": dates.lower, "to": dates.upper and dates.upper - timedelta(days=1)} for dates in row["pauses"]
+        ]
+    return rows
 
 
 @click.group(cls=Group)
@@ -311,16 +365,18 @@ def rebalance() -> None:
 @click.argument("frequency", type=KEYWORD)
 @click.argument("start", type=DATE)
 @click.option("--weight", "weights", multiple=True, required=True, help="SYMBOL=share of equity: AAPL=0.6")
-@click.option("--band", type=NUMBER, help="Trade only what is further than this share from its target.")
-def rebalance_create(
-    user: int, run: int, frequency: str, start: str, weights: tuple[str, ...], band: str | None
-) -> None:
+@click.option("--band", type=NUMBER, help="Trade only what is further than this share of equity from its target.")
+@click.option("--band-relative", type=NUMBER, help="Trade also what is further than this share of the target itself.")
+@click.option("--to-band-edge", is_flag=True, default=None, help="Trade back to the band's edge, not to the target.")
+@click.option("--min-order-value", type=NUMBER, help="Leave out orders that are worth less.")
+@click.option("--whole-units", is_flag=True, default=None, help="Targets are whole units.")
+def rebalance_create(user: int, run: int, weights: tuple[str, ...], **options: str | bool | None) -> None:
     """Trade to the weights at every FREQUENCY (daily, weekly, monthly, quarterly) from START on.
 
     What the weights leave of 1 stays in cash.
     """
     with session() as s:
-        terms = {"weights": weights_json(weights), "frequency": frequency, "start": start, "band": band}
+        terms: dict[str, object] = {**options, "weights": shares_json(weights, "--weight")}
         made = s.call_once("create_rebalance", user_id=user, run_id=run, **terms)
         plan_id = made["create_rebalance"]
         key = (user, run, plan_id)
@@ -333,7 +389,7 @@ def rebalance_create(
     emit({**plan, "weights": {row["symbol"]: row["weight"] for row in stored}}, f"rebalance {plan_id}")
 
 
-def weights_json(weights: tuple[str, ...]) -> str:
+def shares_json(weights: tuple[str, ...], option: str) -> str:
     """The JSON object of `SYMBOL=number` words, each number with the digits it came with."""
     members: dict[str, str] = {}
     for word in weights:
@@ -343,8 +399,8 @@ def weights_json(weights: tuple[str, ...]) -> str:
         except InvalidOperation:
             digits = ""
         if not symbol or not digits:
-            raise click.BadParameter(f"{word!r} is not like AAPL=0.6", param_hint="--weight")
+            raise click.BadParameter(f"{word!r} is not like AAPL=0.6", param_hint=option)
         if symbol in members:
-            raise click.BadParameter(f"{symbol} has two weights", param_hint="--weight")
+            raise click.BadParameter(f"{symbol} is there twice", param_hint=option)
         members[symbol] = digits
     return "{" + ", ".join(f"{json.dumps(symbol)}: {digits}" for symbol, digits in members.items()) + "}"

@@ -112,7 +112,8 @@ def _introduction(s: Session) -> str:
     )
     return (
         f"Daily bars of {info['symbols']}, {info['first']} to {info['last']}.\n"
-        "Prices are raw; splits (AAPL 2000 and 2005, MSFT 2003) and dividends are applied as they happened."
+        "Prices are raw; splits (AAPL 2000 and 2005, MSFT 2003) and dividends are\n"
+        "applied as they happened."
     )
 
 

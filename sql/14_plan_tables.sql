@@ -1,11 +1,54 @@
 -- DURABLE. What a run intends to do and what it must not do: SIPs, rebalances, risk limits.
 set local search_path = public, pg_temp;
 
+create table rebalance_plan (
+  user_id bigint not null,
+  run_id bigint not null,
+  plan_id bigint not null,
+  frequency text not null,
+  start_date date not null,
+  band numeric(22,20),
+  next_slot int not null default 0,
+  last_date date,
+  band_relative numeric(22,20),
+  to_band_edge boolean not null default false,
+  min_order_value money_amount,
+  whole_units boolean not null default false,
+  constraint rebalance_plan_pkey primary key (user_id, run_id, plan_id),
+  constraint rebalance_plan_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
+  constraint rebalance_plan_frequency_is_known check (frequency in ('DAILY', 'WEEKLY', 'MONTHLY', 'QUARTERLY')),
+  constraint rebalance_plan_date_is_real check (start_date between '1900-01-01' and '2299-12-31' and last_date between start_date and '2299-12-31'),
+  constraint rebalance_plan_band_is_a_share check (band >= 0 and band <= 1),
+  constraint rebalance_plan_band_relative_is_a_share check (band_relative >= 0 and band_relative <= 1),
+  constraint rebalance_plan_band_edge_needs_a_band check (not to_band_edge or num_nonnulls(band, band_relative) > 0),
+  constraint rebalance_plan_min_order_value_is_positive check (min_order_value > 0),
+  constraint rebalance_plan_slot_is_not_negative check (next_slot >= 0)
+) with (fillfactor = 80);
+comment on table rebalance_plan is 'Trade to target weights at every slot. band: trade only what is further than this share of equity from its target.';
+comment on column rebalance_plan.last_date is 'As in sip_plan.';
+comment on column rebalance_plan.band_relative is 'Trade also what is further than this share of the target itself. Beyond either band is outside.';
+comment on column rebalance_plan.to_band_edge is 'Trade back to the edge of the band, not to the target.';
+comment on column rebalance_plan.min_order_value is 'Orders worth less are left out.';
+comment on column rebalance_plan.whole_units is 'Targets are whole units.';
+
+create table target_weight (
+  user_id bigint not null,
+  run_id bigint not null,
+  plan_id bigint not null,
+  symbol text not null,
+  weight numeric(22,20) not null,
+  constraint target_weight_pkey primary key (user_id, run_id, plan_id, symbol),
+  constraint target_weight_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
+  constraint target_weight_of_plan foreign key (user_id, run_id, plan_id) references rebalance_plan on delete cascade,
+  constraint target_weight_is_a_share check (weight >= 0 and weight <= 1)
+);
+comment on table target_weight is 'Share of equity that a rebalance gives a symbol; what is left of 1 stays in cash.';
+
 create table sip_plan (
   user_id bigint not null,
   run_id bigint not null,
   sip_id bigint not null,
-  symbol text not null,
+  symbol text,
   amount money_amount not null,
   frequency text not null,
   start_date date not null,
@@ -21,59 +64,46 @@ create table sip_plan (
   next_slot int not null default 0,
   residual money_amount not null default 0,
   last_date date,
+  base_slot int not null default 0,
+  basket jsonb,
+  rebalance_plan_id bigint,
+  pauses datemultirange not null default '{}',
+  auto_pause_after int,
+  skipped_funds int not null default 0,
   constraint sip_plan_pkey primary key (user_id, run_id, sip_id),
   constraint sip_plan_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
+  constraint sip_plan_of_rebalance_plan foreign key (user_id, run_id, rebalance_plan_id) references rebalance_plan on delete cascade,
+  constraint sip_plan_buys_one_thing check (num_nonnulls(symbol, basket, rebalance_plan_id) = 1),
+  constraint sip_plan_basket_is_shares check (jsonb_typeof(basket) = 'object' and basket <> '{}'
+           and not basket @? 'strict $.* ? (@.type() != "number" || @ <= 0 || @ > 1)'),
   constraint sip_plan_amount_is_positive check (amount > 0),
   constraint sip_plan_frequency_is_known check (frequency in ('DAILY', 'WEEKLY', 'MONTHLY', 'QUARTERLY')),
   constraint sip_plan_roll_is_known check (roll in ('NEXT', 'PREVIOUS', 'SKIP')),
   constraint sip_plan_catch_up_is_known check (catch_up in ('ONCE', 'EACH', 'SKIP')),
   constraint sip_plan_dates_are_real
     check (start_date between '1900-01-01' and '2299-12-31' and end_date between start_date and '2299-12-31' and last_date between start_date and '2299-12-31'),
+  constraint sip_plan_pauses_are_real
+    check (coalesce(lower(pauses) >= '1900-01-01', isempty(pauses)) and coalesce(upper(pauses) <= '2300-01-01', true)),
   constraint sip_plan_instalments_are_positive check (instalments > 0),
+  constraint sip_plan_auto_pause_is_positive check (auto_pause_after > 0),
   constraint sip_plan_steps_up_one_way check (step_up_percent is null or step_up_amount is null),
   constraint sip_plan_step_up_has_a_period
     check ((step_up_every is null) = (step_up_percent is null and step_up_amount is null)),
   constraint sip_plan_step_up_is_positive check (step_up_every > 0 and coalesce(step_up_percent, 1) > 0 and coalesce(step_up_percent, 1) < 10000
            and coalesce(step_up_amount, 1) > 0),
-  constraint sip_plan_slot_and_residual_are_not_negative check (next_slot >= 0 and residual >= 0)
+  constraint sip_plan_slot_and_residual_are_not_negative check (next_slot >= 0 and residual >= 0),
+  constraint sip_plan_counts_slots_that_ended check (base_slot between 0 and next_slot and skipped_funds between 0 and next_slot)
 ) with (fillfactor = 80);
-comment on table sip_plan is 'A systematic investment plan: buy amount of symbol at every slot. Slot k''s date is a pure function of start_date, frequency and k.';
+comment on table sip_plan is 'A systematic investment plan: buy for amount at every slot, one symbol, a basket or what a rebalance plan lacks. Slot k''s date is a pure function of start_date, frequency and k.';
 comment on column sip_plan.next_slot is 'The first slot that has not ended.';
 comment on column sip_plan.last_date is 'DAILY: the nominal date of slot next_slot - 1, from which the later ones are counted; null = count from start_date.';
 comment on column sip_plan.residual is 'whole_units: money left from the last slots, added to the next.';
-
-create table rebalance_plan (
-  user_id bigint not null,
-  run_id bigint not null,
-  plan_id bigint not null,
-  frequency text not null,
-  start_date date not null,
-  band numeric(22,20),
-  next_slot int not null default 0,
-  last_date date,
-  constraint rebalance_plan_pkey primary key (user_id, run_id, plan_id),
-  constraint rebalance_plan_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
-  constraint rebalance_plan_frequency_is_known check (frequency in ('DAILY', 'WEEKLY', 'MONTHLY', 'QUARTERLY')),
-  constraint rebalance_plan_date_is_real check (start_date between '1900-01-01' and '2299-12-31' and last_date between start_date and '2299-12-31'),
-  constraint rebalance_plan_band_is_a_share check (band >= 0 and band <= 1),
-  constraint rebalance_plan_slot_is_not_negative check (next_slot >= 0)
-) with (fillfactor = 80);
-comment on table rebalance_plan is 'Trade to target weights at every slot. band: trade only what is further than this share of equity from its target.';
-
-comment on column rebalance_plan.last_date is 'As in sip_plan.';
-
-create table target_weight (
-  user_id bigint not null,
-  run_id bigint not null,
-  plan_id bigint not null,
-  symbol text not null,
-  weight numeric(22,20) not null,
-  constraint target_weight_pkey primary key (user_id, run_id, plan_id, symbol),
-  constraint target_weight_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
-  constraint target_weight_of_plan foreign key (user_id, run_id, plan_id) references rebalance_plan on delete cascade,
-  constraint target_weight_is_a_share check (weight >= 0 and weight <= 1)
-);
-comment on table target_weight is 'Share of equity that a rebalance gives a symbol; what is left of 1 stays in cash.';
+comment on column sip_plan.base_slot is 'The first slot that invests amount; step-ups are counted from here. 0 until change_sip.';
+comment on column sip_plan.basket is '{"SYMBOL": share of the amount}, 1 in sum.';
+comment on column sip_plan.rebalance_plan_id is 'Buy what this plan''s weights lack most.';
+comment on column sip_plan.paused is 'Paused until resume_sip.';
+comment on column sip_plan.pauses is 'Slots of these nominal dates are paused.';
+comment on column sip_plan.skipped_funds is 'auto_pause_after: the last so many slots ended SIP_SKIPPED_FUNDS; at auto_pause_after the plan is paused.';
 
 create table risk_limit (
   user_id bigint not null,

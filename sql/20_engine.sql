@@ -112,7 +112,7 @@ create type engine.context as (
   symbols text[], quantities numeric[], cost_bases numeric[], realized_pnls numeric[], cost_basis numeric, realized_pnl numeric,
   knows_limits boolean, max_position numeric, max_order_value numeric, forbidden text[], reserved numeric,
   last_order_id bigint, last_trade_id bigint, last_entry_id bigint,
-  sips public.sip_plan[], rebalances public.rebalance_plan[], due timestamptz[], residual numeric,
+  sips public.sip_plan[], rebalances public.rebalance_plan[], due timestamptz[], sip public.sip_plan,
   closed_through timestamptz, is_closed boolean, is_open boolean, has_open_orders boolean,
   matches refcursor, match engine.match, ahead engine.match, agenda engine.match[], horizon timestamptz, has_trailing boolean,
   is_adjusted boolean, acted_through timestamptz,

@@ -167,6 +167,17 @@ begin
   return v_close;
 end $$;
 
+-- The last close at p_time, if it may be traded on: null when there is none, or its bar is older than p_max_age.
+create function engine.tradable_close(p_feed text, p_symbol text, p_time timestamptz, p_max_age interval) returns numeric
+language plpgsql stable as $$
+begin
+  if p_max_age is not null and not exists (select from price_bar b where b.feed = p_feed and b.symbol = p_symbol
+                                              and b.logical_time between p_time - p_max_age and p_time) then
+    return null;
+  end if;
+  return engine.last_close(p_feed, p_symbol, p_time);
+end $$;
+
 -- The feed's first bar time at or after p_from (p_after: strictly after) and not later than p_to.
 create function engine.next_feed_time(p_feed text, p_from timestamptz, p_to timestamptz, p_after boolean default false)
 returns timestamptz
@@ -203,6 +214,14 @@ language sql immutable parallel safe return div(p_money, p_price * p_step) * p_s
 -- The smallest whole number of units that lies on the step.
 create function engine.whole_step(p_step numeric) returns numeric
 language sql immutable parallel safe return p_step * div(1e8, gcd(p_step * 1e8, 1e8));
+
+create function engine.require_instrument(p_symbol text) returns void
+language plpgsql as $$
+begin
+  if not exists (select from instrument i where i.symbol = p_symbol) then
+    perform engine.refuse('TE201', format('symbol=%s', p_symbol));
+  end if;
+end $$;
 
 -- A feed that exists, at a time its calendar knows.
 create function engine.require_feed_time(p_feed text, p_time timestamptz) returns void

@@ -84,7 +84,7 @@ begin
   insert into event_ledger (user_id, run_id, logical_time, event_type, event_key, payload)
   select c.user_id, c.run_id, e.logical_time, e.event_type, e.event_key, e.payload
     from (select p_contexts as contexts offset 0) a cross join unnest(a.contexts) c cross join unnest(c.journal) e where e.event_type is not null;
-  update sip_plan p set next_slot = s.next_slot, residual = s.residual, last_date = s.last_date
+  update sip_plan p set next_slot = s.next_slot, residual = s.residual, last_date = s.last_date, paused = s.paused, skipped_funds = s.skipped_funds
     from (select p_contexts as contexts offset 0) a cross join unnest(a.contexts) c cross join unnest(c.sips) s
    where p.user_id = c.user_id and p.run_id = c.run_id and p.sip_id = s.sip_id and p.next_slot <> s.next_slot;
   update rebalance_plan p set next_slot = s.next_slot, last_date = s.last_date

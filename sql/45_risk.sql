@@ -105,23 +105,3 @@ begin
     when p_side = 'SELL' and p_fees > c.cash + v_value then 'CASH_INSUFFICIENT'
   end;
 end $$;
-
--- Is the last close at p_time older than the run accepts?
-create function engine.is_price_stale(c engine.context, p_symbol text, p_time timestamptz) returns boolean
-language plpgsql stable as $$
-begin
-  return (select b.logical_time from (select c.feed as feed, p_symbol as symbol, p_time as upto offset 0) a
-           cross join lateral (select b.logical_time from price_bar b
-                                where b.feed = a.feed and b.symbol = a.symbol and b.logical_time <= a.upto
-                                order by b.logical_time desc limit 1) b) < p_time - (c.terms).max_price_age;
-end $$;
-
--- The last close at p_time, if it may be traded on.
-create function engine.tradable_close(c engine.context, p_symbol text, p_time timestamptz) returns numeric
-language plpgsql stable as $$
-begin
-  if (c.terms).max_price_age is not null and engine.is_price_stale(c, p_symbol, p_time) then
-    return null;
-  end if;
-  return engine.last_close(c.feed, p_symbol, p_time);
-end $$;

@@ -81,8 +81,10 @@ begin
                   where mod(p.price, v_instrument.price_tick) <> 0) then
     return 'PRICE_OFF_TICK';
   end if;
+  -- null, when no price is known, waits for the fill
   if (c.terms).max_price_age is not null and o.order_type in ('MARKET', 'TRAILING_STOP')
-     and engine.is_price_stale(c, o.symbol, c.last_logical_time) then
+     and engine.last_close(c.feed, o.symbol, c.last_logical_time) is not null
+     and engine.tradable_close(c.feed, o.symbol, c.last_logical_time, (c.terms).max_price_age) is null then
     return 'PRICE_STALE';
   end if;
   c := engine.with_limits(c);

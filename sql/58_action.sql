@@ -11,7 +11,8 @@ begin
     select h.symbol from unnest(c.symbols, c.quantities) h (symbol, quantity) where h.quantity <> 0
     union select o.symbol from paper_order o
      where o.user_id = c.user_id and o.run_id = c.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
-    union select s.symbol from unnest(c.sips) s
+    union select s.symbol from unnest(c.sips) s where s.symbol is not null
+    union select jsonb_object_keys(s.basket) from unnest(c.sips) s
     union select w.symbol from target_weight w where w.user_id = c.user_id and w.run_id = c.run_id);
 end $$;
 
@@ -174,9 +175,11 @@ begin
    where x.user_id = c.user_id and x.run_id = c.run_id and x.symbol = p_symbol and x.ex_date = p_ex_date;
   if (c.terms).reinvest_dividends and d.amount > 0 and engine.is_market_open(c.calendar, p_time) then
     c := engine.with_limits(c);
-    v_price := engine.tradable_close(c, p_symbol, p_time);
-    v_quantity := (select engine.units_for(d.amount, v_price, i.quantity_step) from instrument i where i.symbol = p_symbol);
-    if v_quantity > 0 and engine.reject_reason(c, p_symbol, 'BUY', v_quantity, v_price, c.reserved, 0) is null then
+    v_price := engine.tradable_close(c.feed, p_symbol, p_time, (c.terms).max_price_age);
+    v_quantity := (select engine.units_within(d.amount, v_price, i.quantity_step, (c.terms).fee_schedule, p_symbol, 'BUY',
+                                              engine.trade_date(p_time, c.time_zone), c.scale) from instrument i where i.symbol = p_symbol);
+    if v_quantity > 0 and engine.reject_reason(c, p_symbol, 'BUY', v_quantity, v_price, c.reserved, 0,
+         engine.fee_sum(engine.fill_fees(c, null, p_symbol, 'BUY', p_time, v_quantity, v_price))) is null then
       c := engine.order_at_close(c, p_time, p_symbol, 'BUY', v_quantity, v_price, 'DIVIDEND', null);
     end if;
   end if;

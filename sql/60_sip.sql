@@ -1,4 +1,4 @@
--- SIP: scheduled buys of a fixed amount. A slot's number is its identity; it ends once, as one event.
+-- SIP: scheduled buys for a fixed amount. A slot's number is its identity; it ends once, as one event.
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
@@ -23,6 +23,9 @@ begin
   e.source := p_source;
   e.reject_reason := p_reason;
   if p_reason is null then
+    if (c.terms).fee_schedule is not null then
+      e.fee_items := engine.fill_fees(c, null, p_symbol, p_side, p_time, p_quantity, p_price);
+    end if;
     e.status := 'FILLED';
     return engine.book_trade(c, e);
   end if;
@@ -48,16 +51,16 @@ begin
                     and v.event_type in ('REBALANCED', 'REBALANCE_MISSED'));
 end $$;
 
--- What slot p_slot invests: the amount, stepped up once every step_up_every slots, to 1e12 at most: nobody has the cash
--- for more, and powers of it would take for ever to compute.
+-- What slot p_slot invests: the amount, stepped up once every step_up_every slots since base_slot, to 1e12 at most:
+-- nobody has the cash for more, and powers of it would take for ever to compute.
 create function engine.sip_amount(p_plan sip_plan, p_slot int, p_scale int) returns numeric
 language sql immutable
 return case
-  when (p_plan).step_up_percent is not null and p_slot / (p_plan).step_up_every * ln(1 + (p_plan).step_up_percent / 100) > 40 then 1e12
+  when (p_plan).step_up_percent is not null and (p_slot - (p_plan).base_slot) / (p_plan).step_up_every * ln(1 + (p_plan).step_up_percent / 100) > 40 then 1e12
   when (p_plan).step_up_percent is not null
-    then round((p_plan).amount * power(1 + (p_plan).step_up_percent / 100, p_slot / (p_plan).step_up_every), p_scale)
+    then round((p_plan).amount * power(1 + (p_plan).step_up_percent / 100, (p_slot - (p_plan).base_slot) / (p_plan).step_up_every), p_scale)
   when (p_plan).step_up_amount is not null
-    then round((p_plan).amount + (p_plan).step_up_amount * (p_slot / (p_plan).step_up_every), p_scale)
+    then round((p_plan).amount + (p_plan).step_up_amount * ((p_slot - (p_plan).base_slot) / (p_plan).step_up_every), p_scale)
   else round((p_plan).amount, p_scale)
 end;
 
@@ -65,140 +68,151 @@ end;
 create function engine.sip_skip(p_calendar text, p_plan sip_plan, p_nominal date, p_is_current boolean, p_time timestamptz) returns text
 language sql stable
 return case
-  when (p_plan).paused then 'SIP_SKIPPED_PAUSED'
+  when (p_plan).paused or (p_plan).pauses @> p_nominal then 'SIP_SKIPPED_PAUSED'
   when (p_plan).roll = 'SKIP' and not engine.is_session_date(p_calendar, p_nominal) then 'SIP_SKIPPED_HOLIDAY'
   when (p_plan).catch_up <> 'EACH' and not p_is_current then 'SIP_MISSED'
   when (p_plan).catch_up = 'SKIP'
     and engine.is_session_missed(p_calendar, engine.due_date(p_calendar, p_nominal, (p_plan).roll), p_time) then 'SIP_MISSED'
 end;
 
--- End one due slot of a plan: an event, and a filled order when it executes. c.residual is the plan's, carried along.
-create function engine.end_sip_slot(
-  c engine.context, p_plan sip_plan, p_slot int, p_is_current boolean, p_time timestamptz, p_price numeric
-) returns engine.context
+-- How it ends when it was tried: why it may not buy, or of how many symbols it does.
+create function engine.sip_outcome(p_reason text, p_count int) returns text
+language sql immutable
+return case
+  when p_reason = 'CASH_INSUFFICIENT' then 'SIP_SKIPPED_FUNDS'
+  when p_reason is not null then 'SIP_MISSED'
+  when p_count = 0 then 'SIP_SKIPPED_BELOW_UNIT'
+  else 'SIP_EXECUTED'
+end;
+
+-- auto_pause_after: count the slots in a row that ended for want of funds; the last of so many pauses the plan, as
+-- pause_sip would. Any other end, and resume_sip, starts the count again.
+create function engine.count_skipped_funds(c engine.context, p_end engine.entry) returns engine.context
+language plpgsql stable as $$
+begin
+  if p_end.event_type is distinct from 'SIP_SKIPPED_FUNDS' then
+    c.sip.skipped_funds := 0;
+    return c;
+  end if;
+  c.sip.skipped_funds := (c.sip).skipped_funds + 1;
+  if (c.sip).skipped_funds >= (c.sip).auto_pause_after then
+    c.sip.paused := true;
+    p_end.event_type := 'SIP_AUTO_PAUSED';
+    p_end.payload := jsonb_build_object('date', p_end.payload -> 'date', 'skipped', (c.sip).skipped_funds);
+    if not exists (select from event_ledger v   -- a row that was inserted by hand
+                    where v.user_id = c.user_id and v.run_id = c.run_id and v.event_type = p_end.event_type and v.event_key = p_end.event_key) then
+      c := engine.note(c, p_end);
+    end if;
+  end if;
+  return c;
+end $$;
+
+-- The orders of an executed slot; its event stands with the first.
+create function engine.buy_legs(c engine.context, p_time timestamptz, p_legs engine.leg[], e engine.entry) returns engine.context
 language plpgsql stable as $$
 declare
-  v_nominal date := engine.slot_date(c.calendar, p_plan.start_date, p_plan.frequency, p_slot, p_plan.next_slot - 1, p_plan.last_date);
-  v_amount numeric := engine.sip_amount(p_plan, p_slot, c.scale);
-  v_money numeric := v_amount + c.residual;
-  v_quantity numeric;
+  g engine.leg;
+begin
+  foreach g in array p_legs loop
+    c := engine.order_at_close(c, p_time, g.symbol, 'BUY', g.quantity, g.price, 'SIP', null, e);
+    e.event_type := null;
+  end loop;
+  c.made := c.made + 1;
+  return c;
+end $$;
+
+-- End one due slot of the plan c.sip: an event, and filled orders when it executes. All its legs are bought or none:
+-- the first that may not be ends the slot. A leg whose money buys no unit is left out.
+create function engine.end_sip_slot(c engine.context, p_slot int, p_is_current boolean, p_time timestamptz, p_legs engine.leg[])
+returns engine.context
+language plpgsql stable as $$
+declare
+  v_plan sip_plan := c.sip;
+  v_nominal date := engine.slot_date(c.calendar, v_plan.start_date, v_plan.frequency, p_slot, v_plan.next_slot - 1, v_plan.last_date);
+  v_amount numeric := engine.sip_amount(v_plan, p_slot, c.scale);
+  v_money numeric := v_amount + v_plan.residual;
+  v_spent numeric := 0.0;
+  v_fees numeric;
+  v_bought engine.leg[] := array[]::engine.leg[];
   v_reason text;
+  g engine.leg;
   e engine.entry;
 begin
   e.logical_time := p_time;
-  e.event_key := p_plan.sip_id || ':' || p_slot;
-  e.event_type := engine.sip_skip(c.calendar, p_plan, v_nominal, p_is_current, p_time);
-  if e.event_type is null then
-    select engine.units_for(v_money, p_price, case when p_plan.whole_units then engine.whole_step(i.quantity_step) else i.quantity_step end)
-      into strict v_quantity from instrument i where i.symbol = p_plan.symbol;
-    v_reason := case
-      when v_quantity >= 1e12 then 'QUANTITY_TOO_LARGE'
-      when v_quantity > 0 then engine.reject_reason(c, p_plan.symbol, 'BUY', v_quantity, p_price, c.reserved, 0)
-    end;
-    e.event_type := case
-      when v_quantity = 0 then 'SIP_SKIPPED_BELOW_UNIT'
-      when v_reason = 'CASH_INSUFFICIENT' then 'SIP_SKIPPED_FUNDS'
-      when v_reason is not null then 'SIP_MISSED'
-      else 'SIP_EXECUTED'
-    end;
-    if p_plan.whole_units and e.event_type in ('SIP_EXECUTED', 'SIP_SKIPPED_BELOW_UNIT') then
-      c.residual := v_money - engine.value(v_quantity, p_price, c.scale);
-    end if;
-  end if;
-
+  e.event_key := v_plan.sip_id || ':' || p_slot;
   if engine.is_sip_slot_ended(c, e.event_key) then
     return c;
   end if;
-  e.payload := jsonb_strip_nulls(jsonb_build_object('date', v_nominal, 'amount', trim_scale(v_amount), 'reason', v_reason,
-    'order_id', case when e.event_type = 'SIP_EXECUTED' then engine.next_order_id(c) end));
-  if e.event_type <> 'SIP_EXECUTED' then
-    return engine.note(c, e);
+  e.event_type := engine.sip_skip(c.calendar, v_plan, v_nominal, p_is_current, p_time);
+  if e.event_type is null then
+    if v_plan.symbol is null then   -- one leg has all the money
+      p_legs := engine.split_money(v_plan, p_legs, v_money, c.symbols, c.quantities, c.scale);
+    end if;
+    foreach g in array p_legs loop
+      g.quantity := engine.units_within(coalesce(g.money, v_money), g.price, engine.buying_step(g.symbol, v_plan.whole_units),
+                                        (c.terms).fee_schedule, g.symbol, 'BUY', engine.trade_date(p_time, c.time_zone), c.scale);
+      continue when g.quantity = 0;
+      v_fees := case when (c.terms).fee_schedule is null then 0 else engine.fee_sum(engine.fill_fees(c, null, g.symbol, 'BUY', p_time, g.quantity, g.price)) end;
+      v_reason := case when g.quantity >= 1e12 then 'QUANTITY_TOO_LARGE'
+        else engine.reject_reason(c, g.symbol, 'BUY', g.quantity, g.price, c.reserved + v_spent, 0, v_fees) end;
+      exit when v_reason is not null;
+      v_spent := v_spent + engine.value(g.quantity, g.price, c.scale) + v_fees;
+      v_bought := v_bought || g;
+    end loop;
+    e.event_type := engine.sip_outcome(v_reason, cardinality(v_bought));
+    if v_plan.whole_units and v_reason is null then
+      c.sip.residual := v_money - v_spent;
+    end if;
   end if;
-  c.made := c.made + 1;
-  return engine.order_at_close(c, p_time, p_plan.symbol, 'BUY', v_quantity, p_price, 'SIP', null, e);
+
+  e.payload := jsonb_strip_nulls(jsonb_build_object('date', v_nominal, 'amount', trim_scale(v_amount), 'reason', v_reason,
+    'order_id', case when e.event_type = 'SIP_EXECUTED' and v_plan.symbol is not null then engine.next_order_id(c) end));
+  if v_plan.symbol is null then
+    e.payload := e.payload || engine.legs_payload(e.event_type, v_reason, g.symbol, engine.next_order_id(c), cardinality(v_bought));
+  end if;
+  if e.event_type <> 'SIP_EXECUTED' then
+    c := engine.note(c, e);
+  else
+    c := engine.buy_legs(c, p_time, v_bought, e);
+  end if;
+  if v_plan.auto_pause_after is null then
+    return c;
+  end if;
+  return engine.count_skipped_funds(c, e);
 end $$;
 
--- All due slots of all plans, by (sip_id, slot), at an open time. A symbol without a price keeps its slots due.
+-- All due slots of all plans, by (sip_id, slot), at an open time. A plan keeps its slots due while a
+-- symbol of it has no price.
 create function engine.run_sips(c engine.context, p_time timestamptz) returns engine.context
 language plpgsql stable as $$
 declare
   v_plan sip_plan;
   v_date date := (p_time at time zone c.time_zone)::date;
   v_end int;
-  v_price numeric;
+  v_legs engine.leg[];
 begin
   for i in 1 .. coalesce(cardinality(c.sips), 0) loop
     v_plan := c.sips[i];
     v_end := engine.first_slot_not_due(c.calendar, v_plan.start_date, v_plan.frequency, v_plan.roll, v_plan.next_slot,
                                        v_plan.instalments, v_plan.end_date, v_date, v_plan.next_slot - 1, v_plan.last_date);
     continue when v_end = v_plan.next_slot;
-    v_price := engine.last_close(c.feed, v_plan.symbol, p_time);
-    continue when v_price is null;
+    v_legs := case when v_plan.symbol is not null then array[row(v_plan.symbol, 1, engine.tradable_close(c.feed, v_plan.symbol, p_time, (c.terms).max_price_age), null, null)::engine.leg]
+                   else engine.sip_legs(v_plan, c.feed, p_time, (c.terms).max_price_age) end;
+    continue when (v_legs[1]).price is null;
 
     c := engine.with_limits(c);
-    c.residual := v_plan.residual;
+    c.sip := v_plan;
     for v_slot in v_plan.next_slot .. v_end - 1 loop
-      c := engine.end_sip_slot(c, v_plan, v_slot, v_slot = v_end - 1, p_time, v_price);
+      c := engine.end_sip_slot(c, v_slot, v_slot = v_end - 1, p_time, v_legs);
     end loop;
+    v_plan := c.sip;
     if v_plan.frequency = 'DAILY' then
       v_plan.last_date := engine.slot_date(c.calendar, v_plan.start_date, 'DAILY', v_end - 1, v_plan.next_slot - 1, v_plan.last_date);
     end if;
     v_plan.next_slot := v_end;
-    v_plan.residual := c.residual;
     c.sips[i] := v_plan;
     c.has_moved_plans := true;
     c.has_written := true;
   end loop;
   return c;
-end $$;
-
--- writes: sip_plan
-create function engine.create_sip(
-  p_user_id bigint, p_run_id bigint, p_symbol text, p_amount numeric, p_frequency text, p_start date,
-  p_roll text, p_catch_up text, p_end date, p_instalments int,
-  p_step_up_percent numeric, p_step_up_amount numeric, p_step_up_every int,
-  p_whole_units boolean
-) returns bigint
-language plpgsql as $$
-declare
-  c engine.context := engine.open_run(p_user_id, p_run_id);
-  v_sip_id bigint;
-begin
-  perform engine.require_running(c);
-  perform engine.require_positive('amount', round(p_amount, c.scale));
-  perform engine.require(p_frequency in ('DAILY', 'WEEKLY', 'MONTHLY', 'QUARTERLY'), format('argument=frequency value=%s must_be=DAILY|WEEKLY|MONTHLY|QUARTERLY', p_frequency));
-  perform engine.require(p_roll in ('NEXT', 'PREVIOUS', 'SKIP'), format('argument=roll value=%s must_be=NEXT|PREVIOUS|SKIP', p_roll));
-  perform engine.require(p_catch_up in ('ONCE', 'EACH', 'SKIP'), format('argument=catch_up value=%s must_be=ONCE|EACH|SKIP', p_catch_up));
-  perform engine.require(p_start between '1900-01-01' and '2299-12-31', 'argument=start must_be=a_date_from_1900_to_2299');
-  perform engine.require(coalesce(p_end, p_start) between p_start and '2299-12-31', 'argument=end must_be=not_before_start');
-  perform engine.require(coalesce(p_instalments, 1) > 0, 'argument=instalments must_be=positive');
-  perform engine.require(num_nonnulls(p_step_up_percent, p_step_up_amount) = num_nonnulls(p_step_up_every),
-                         'argument=step_up must_be=percent_or_amount_with_every');
-  perform engine.require(coalesce(p_step_up_every, 1) > 0, 'argument=step_up_every must_be=positive');
-  perform engine.require_positive('step_up_percent', round(coalesce(p_step_up_percent, 1), 4));
-  perform engine.require(coalesce(p_step_up_percent, 1) < 10000, 'argument=step_up_percent must_be=below_10000');
-  perform engine.require_positive('step_up_amount', round(coalesce(p_step_up_amount, 1), c.scale));
-  perform engine.require(p_whole_units is not null, 'argument=whole_units must_be=true|false');
-  if not exists (select from instrument i where i.symbol = p_symbol) then
-    perform engine.refuse('TE201', format('symbol=%s', p_symbol));
-  end if;
-
-  select 1 + coalesce(max(p.sip_id), 0) into v_sip_id from sip_plan p where p.user_id = p_user_id and p.run_id = p_run_id;
-  insert into sip_plan (user_id, run_id, sip_id, symbol, amount, frequency, start_date, roll, catch_up, end_date,
-                        instalments, step_up_percent, step_up_amount, step_up_every, whole_units)
-  values (p_user_id, p_run_id, v_sip_id, p_symbol, round(p_amount, c.scale), p_frequency, p_start, p_roll, p_catch_up, p_end,
-          p_instalments, p_step_up_percent, round(p_step_up_amount, c.scale), p_step_up_every, p_whole_units);
-  return v_sip_id;
-end $$;
-
--- writes: sip_plan
-create function engine.set_sip_paused(p_user_id bigint, p_run_id bigint, p_sip_id bigint, p_paused boolean) returns void
-language plpgsql as $$
-declare
-  c engine.context := engine.open_run(p_user_id, p_run_id);
-begin
-  perform engine.require_running(c);
-  update sip_plan p set paused = p_paused
-   where p.user_id = p_user_id and p.run_id = p_run_id and p.sip_id = p_sip_id;
-  perform engine.require(found, format('argument=sip_id value=%s must_be=a_sip_of_the_run', p_sip_id));
 end $$;

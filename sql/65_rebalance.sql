@@ -2,37 +2,62 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
--- Sell down, then buy up, to target = floor(weight × equity / close) to the step; a held symbol without weight goes to
--- 0, a symbol without a price is left out. A buy is cut to the cash that is left: rounding each trade to the minor
--- unit must not reject a whole leg for a cent.
+-- What a plan would trade in each symbol: from what is held to its goal, floored to the step (a whole number of units if
+-- the plan says so). The goal is the target, weight × equity, or 0 for a held symbol without weight. With bands, only
+-- what is further from its target than the narrower one allows is traded: band is a share of equity, band_relative one
+-- of the target; and to_band_edge makes the goal just as far from the target as that. A symbol without a price is left
+-- out. No leg moves away from its target, as the floor of a fraction held could make it.
+create function engine.rebalance_legs(
+  p_plan rebalance_plan, p_feed text, p_time timestamptz, p_equity numeric, p_symbols text[], p_quantities numeric[],
+  p_max_age interval
+)
+returns table (symbol text, step numeric, close numeric, delta numeric)
+language plpgsql stable as $$
+begin
+  return query
+    select t.symbol, t.step::numeric, t.close::numeric, t.delta
+      from (select d.symbol, d.step, d.close, d.drift, d.allowed,
+                   engine.units_for(case when p_plan.to_band_edge then d.target + sign(d.drift) * coalesce(d.allowed, 0) else d.target end,
+                                    d.close, d.step) - d.held as delta
+              from (select i.symbol, case when p_plan.whole_units then engine.whole_step(i.quantity_step) else i.quantity_step end as step,
+                           b.close, h.held, h.target, h.held * b.close - h.target as drift,
+                           least(p_plan.band * p_equity, p_plan.band_relative * h.target) as allowed
+                      from (select coalesce(p.symbol, w.symbol) as symbol, coalesce(p.quantity, 0) as held, coalesce(w.weight, 0) * p_equity as target
+                              from (select p.symbol, p.quantity from unnest(p_symbols, p_quantities) p (symbol, quantity) where p.quantity <> 0) p
+                              full join (select w.symbol, w.weight from target_weight w
+                                          where w.user_id = p_plan.user_id and w.run_id = p_plan.run_id and w.plan_id = p_plan.plan_id) w
+                                on w.symbol = p.symbol) h
+                      join instrument i on i.symbol = h.symbol
+                     cross join lateral (select b.close from price_bar b
+                                          where b.feed = p_feed and b.symbol = i.symbol and b.logical_time <= p_time
+                                          order by b.logical_time desc limit 1) b
+                     where p_max_age is null or engine.tradable_close(p_feed, i.symbol, p_time, p_max_age) is not null) d) t
+     where t.delta <> 0 and sign(t.delta) = -sign(t.drift) and (t.allowed is null or abs(t.drift) > t.allowed);
+end $$;
+
+-- Sell down, then buy up. A buy is cut to the cash that is left: rounding each trade to the minor unit must not reject a
+-- whole leg for a cent. What is then worth less than min_order_value is left out.
 create function engine.trade_to_targets(c engine.context, p_plan rebalance_plan, p_time timestamptz, p_equity numeric) returns engine.context
 language plpgsql stable as $$
 declare
   v record;
+  v_side text;
   v_quantity numeric;
 begin
   for v in
-    select t.*, case when t.delta < 0 then 'SELL' else 'BUY' end as side
-      from (select i.symbol, i.quantity_step, b.close,
-                   engine.units_for(coalesce(w.weight, 0) * p_equity, b.close, i.quantity_step) - coalesce(p.quantity, 0) as delta,
-                   abs(coalesce(p.quantity, 0) * b.close - coalesce(w.weight, 0) * p_equity) as drift
-              from (select p.symbol, p.quantity from unnest(c.symbols, c.quantities) p (symbol, quantity) where p.quantity <> 0) p
-              full join (select w.symbol, w.weight from target_weight w
-                          where w.user_id = c.user_id and w.run_id = c.run_id and w.plan_id = p_plan.plan_id) w
-                on w.symbol = p.symbol
-              join instrument i on i.symbol = coalesce(p.symbol, w.symbol)
-             cross join lateral (select b.close from price_bar b
-                                  where b.feed = c.feed and b.symbol = i.symbol and b.logical_time <= p_time
-                                  order by b.logical_time desc limit 1) b) t
-     where t.delta <> 0 and (p_plan.band is null or t.drift > p_plan.band * p_equity)
-     order by t.delta > 0, t.symbol collate "C"
+    select l.symbol, l.step, l.close, l.delta from engine.rebalance_legs(p_plan, c.feed, p_time, p_equity, c.symbols, c.quantities, (c.terms).max_price_age) l
+     order by l.delta > 0, l.symbol collate "C"
   loop
-    v_quantity := least(abs(v.delta), engine.floor_to(999999999999, v.quantity_step));
-    if v.side = 'BUY' then
-      v_quantity := least(v_quantity, coalesce(nullif(engine.units_for(greatest(c.cash - c.reserved, 0), v.close, v.quantity_step), 0), v_quantity));
+    v_side := case when v.delta < 0 then 'SELL' else 'BUY' end;
+    v_quantity := least(abs(v.delta), engine.floor_to(999999999999, v.step));
+    if v_side = 'BUY' then
+      v_quantity := least(v_quantity, coalesce(nullif(engine.units_within(greatest(c.cash - c.reserved, 0), v.close, v.step,
+        (c.terms).fee_schedule, v.symbol, 'BUY', engine.trade_date(p_time, c.time_zone), c.scale), 0), v_quantity));
     end if;
-    c := engine.order_at_close(c, p_time, v.symbol, v.side, v_quantity, v.close, 'REBALANCE',
-           engine.reject_reason(c, v.symbol, v.side, v_quantity, v.close, c.reserved, 0));
+    continue when engine.value(v_quantity, v.close, c.scale) < p_plan.min_order_value;
+    c := engine.order_at_close(c, p_time, v.symbol, v_side, v_quantity, v.close, 'REBALANCE',
+           engine.reject_reason(c, v.symbol, v_side, v_quantity, v.close, c.reserved, 0,
+                                engine.fee_sum(engine.fill_fees(c, null, v.symbol, v_side, p_time, v_quantity, v.close))));
   end loop;
   return c;
 end $$;
@@ -88,32 +113,30 @@ end $$;
 
 -- writes: rebalance_plan, target_weight
 create function engine.create_rebalance(
-  p_user_id bigint, p_run_id bigint, p_weights jsonb, p_frequency text, p_start date, p_band numeric
+  p_user_id bigint, p_run_id bigint, p_weights jsonb, p_frequency text, p_start date, p_band numeric,
+  p_band_relative numeric, p_to_band_edge boolean, p_min_order_value numeric, p_whole_units boolean
 ) returns bigint
 language plpgsql as $$
 declare
   c engine.context := engine.open_run(p_user_id, p_run_id);
   v_plan_id bigint;
-  v record;
 begin
   perform engine.require_running(c);
   perform engine.require(p_frequency in ('DAILY', 'WEEKLY', 'MONTHLY', 'QUARTERLY'), format('argument=frequency value=%s must_be=DAILY|WEEKLY|MONTHLY|QUARTERLY', p_frequency));
   perform engine.require(p_start between '1900-01-01' and '2299-12-31', 'argument=start must_be=a_date_from_1900_to_2299');
   perform engine.require(coalesce(p_band, 0) between 0 and 1, 'argument=band must_be=0_to_1');
-  perform engine.require(jsonb_typeof(p_weights) = 'object' and p_weights <> '{}', 'argument=weights must_be=an_object_of_symbol_and_share');
-  for v in select w.key as symbol, w.value as weight from jsonb_each(p_weights) w order by w.key collate "C" loop
-    perform engine.require(jsonb_typeof(v.weight) = 'number' and v.weight::numeric between 0 and 1,
-                           format('argument=weights symbol=%s must_be=a_number_from_0_to_1', v.symbol));
-    if not exists (select from instrument i where i.symbol = v.symbol) then
-      perform engine.refuse('TE201', format('symbol=%s', v.symbol));
-    end if;
-  end loop;
+  perform engine.require(coalesce(p_band_relative, 0) between 0 and 1, 'argument=band_relative must_be=0_to_1');
+  perform engine.require(p_to_band_edge is not null and (not p_to_band_edge or num_nonnulls(p_band, p_band_relative) > 0), 'argument=to_band_edge must_be=true_with_a_band|false');
+  perform engine.require_positive('min_order_value', round(coalesce(p_min_order_value, 1), c.scale));
+  perform engine.require(p_whole_units is not null, 'argument=whole_units must_be=true|false');
+  perform engine.require_shares('weights', p_weights);
   perform engine.require((select sum(round(w.value::numeric, 20)) from jsonb_each(p_weights) w) <= 1, 'argument=weights must_be=at_most_1_in_sum');
 
   select 1 + coalesce(max(p.plan_id), 0) into v_plan_id
     from rebalance_plan p where p.user_id = p_user_id and p.run_id = p_run_id;
-  insert into rebalance_plan (user_id, run_id, plan_id, frequency, start_date, band)
-  values (p_user_id, p_run_id, v_plan_id, p_frequency, p_start, p_band);
+  insert into rebalance_plan (user_id, run_id, plan_id, frequency, start_date, band, band_relative, to_band_edge, min_order_value, whole_units)
+  values (p_user_id, p_run_id, v_plan_id, p_frequency, p_start, p_band, p_band_relative, p_to_band_edge,
+          round(p_min_order_value, c.scale), p_whole_units);
   insert into target_weight (user_id, run_id, plan_id, symbol, weight)
   select p_user_id, p_run_id, v_plan_id, w.key, w.value::numeric from jsonb_each(p_weights) w;
   return v_plan_id;

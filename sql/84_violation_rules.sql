@@ -45,7 +45,7 @@ create view engine.violation_structure as
    where r.status <> 'RUNNING' and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
   union all
   select e.user_id, e.run_id, 'slot_ended_twice', 'event_key=' || e.event_key
-    from event_ledger e where e.event_type like 'SIP\_%' or e.event_type like 'REBALANCE%'
+    from event_ledger e where e.event_type like 'SIP\_%' and e.event_type <> 'SIP_AUTO_PAUSED' or e.event_type like 'REBALANCE%'
    group by e.user_id, e.run_id, e.event_type like 'SIP\_%', e.event_key having count(*) > 1
   union all
   select d.user_id, d.run_id, 'key_stored_twice', d.source || ' ' || d.key

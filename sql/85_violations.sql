@@ -74,14 +74,23 @@ create view engine.violation_mark as
    where r.last_logical_time is not null
      and ((m.run_id is null) <> (e.run_id is null) or m.run_id is null and r.mark_policy = 'EVERY_TICK');
 
--- Slots 0 .. next_slot - 1 have ended, once each, and an executed one names its filled order.
+-- What each executed SIP slot says it bought: an order a row, or null.
+create view engine.sip_purchase as
+  select e.user_id, e.run_id, e.logical_time, e.event_key, b.order_id #>> '{}' as order_id
+    from event_ledger e
+    join engine.accounted_run r on r.user_id = e.user_id and r.run_id = e.run_id
+    left join lateral (select jsonb_path_query(e.payload, '$.order_id')
+                       union all select jsonb_path_query(e.payload, '$.orders[*]')) b (order_id) on true
+   where e.event_type = 'SIP_EXECUTED';
+
+-- Slots 0 .. next_slot - 1 have ended, once each, and an executed one names its filled orders.
 create view engine.violation_slot as
   select r.user_id, r.run_id, 'sip_slots_disagree_with_events' as rule,
          format('sip_id=%s next_slot=%s events=%s', p.sip_id, p.next_slot, count(e.event_key)) as detail
     from engine.accounted_run r
     join sip_plan p on p.user_id = r.user_id and p.run_id = r.run_id
     left join event_ledger e on e.user_id = p.user_id and e.run_id = p.run_id
-     and e.event_type like 'SIP\_%' and split_part(e.event_key, ':', 1) = p.sip_id::text
+     and e.event_type like 'SIP\_%' and e.event_type <> 'SIP_AUTO_PAUSED' and split_part(e.event_key, ':', 1) = p.sip_id::text
    group by r.user_id, r.run_id, p.sip_id, p.next_slot, p.instalments
   having count(e.event_key) <> p.next_slot or p.next_slot > p.instalments
   union all
@@ -94,20 +103,27 @@ create view engine.violation_slot as
    group by r.user_id, r.run_id, p.plan_id, p.next_slot having count(e.event_key) <> p.next_slot
   union all
   select e.user_id, e.run_id, 'executed_slot_without_filled_order', 'event_key=' || e.event_key
-    from event_ledger e
-    join engine.accounted_run r on r.user_id = e.user_id and r.run_id = e.run_id
-    left join paper_order o on o.user_id = e.user_id and o.run_id = e.run_id and o.order_id::text = e.payload ->> 'order_id'
+    from engine.sip_purchase e
+    left join paper_order o on o.user_id = e.user_id and o.run_id = e.run_id and o.order_id::text = e.order_id
      and o.source = 'SIP' and o.status = 'FILLED' and o.logical_time = e.logical_time
     left join sip_plan p on p.user_id = e.user_id and p.run_id = e.run_id and p.sip_id::text = split_part(e.event_key, ':', 1)
-   where e.event_type = 'SIP_EXECUTED' and o.symbol is distinct from coalesce(p.symbol, o.symbol || '?')
+    left join target_weight w on w.user_id = p.user_id and w.run_id = p.run_id and w.plan_id = p.rebalance_plan_id and w.symbol = o.symbol
+   where (o.symbol = p.symbol or p.basket ? o.symbol or w.symbol is not null) is not true
+     and num_nonnulls(o.order_id, p.sip_id) > 0   -- without either it is an event_of_no_slot
   union all
   select o.user_id, o.run_id, 'sip_order_without_its_slot', format('order_id=%s slots=%s', o.order_id, count(e.event_key))
     from paper_order o
     join engine.accounted_run r on r.user_id = o.user_id and r.run_id = o.run_id
-    left join event_ledger e on e.user_id = o.user_id and e.run_id = o.run_id
-     and e.event_type = 'SIP_EXECUTED' and e.payload ->> 'order_id' = o.order_id::text
+    left join engine.sip_purchase e on e.user_id = o.user_id and e.run_id = o.run_id and e.order_id = o.order_id::text
    where o.source = 'SIP'
    group by o.user_id, o.run_id, o.order_id having count(e.event_key) <> 1
+  union all
+  select e.user_id, e.run_id, 'auto_pause_without_skipped_funds', 'event_key=' || e.event_key
+    from event_ledger e
+    join engine.accounted_run r on r.user_id = e.user_id and r.run_id = e.run_id
+    left join event_ledger f on f.user_id = e.user_id and f.run_id = e.run_id and f.event_key = e.event_key
+     and f.event_type = 'SIP_SKIPPED_FUNDS' and f.logical_time = e.logical_time
+   where e.event_type = 'SIP_AUTO_PAUSED' and f.event_key is null
   union all
   select o.user_id, o.run_id, 'rebalance_order_without_its_slot', 'order_id=' || o.order_id
     from paper_order o
@@ -130,4 +146,10 @@ create view engine.violation_slot as
     from target_weight w
     join engine.accounted_run r on r.user_id = w.user_id and r.run_id = w.run_id
     left join rebalance_plan p on p.user_id = w.user_id and p.run_id = w.run_id and p.plan_id = w.plan_id
-   group by w.user_id, w.run_id, w.plan_id, p.plan_id having sum(w.weight) > 1 or p.plan_id is null;
+   group by w.user_id, w.run_id, w.plan_id, p.plan_id having sum(w.weight) > 1 or p.plan_id is null
+  union all
+  select p.user_id, p.run_id, 'basket_is_no_whole', format('sip_id=%s sum=%s', p.sip_id, b.sum)
+    from sip_plan p
+    join engine.accounted_run r on r.user_id = p.user_id and r.run_id = p.run_id
+   cross join lateral (select sum(b.value::numeric) as sum from jsonb_each(p.basket) b) b
+   where b.sum <> 1;

@@ -19,7 +19,9 @@ begin
     v_sip := c.sips[i];
     v_first := c.due[i];
     if v_first is null then
-      v_first := (select min(b.logical_time) from price_bar b where b.feed = c.feed and b.symbol = v_sip.symbol);
+      -- of several symbols nobody looks ahead
+      v_first := case when v_sip.symbol is null then '-infinity'
+        else (select min(b.logical_time) from price_bar b where b.feed = c.feed and b.symbol = v_sip.symbol) end;
     end if;
     c.due[i] := engine.next_due_date(c.calendar, v_sip.start_date, v_sip.frequency, v_sip.roll, v_sip.next_slot,
                                      v_sip.instalments, v_sip.end_date, v_sip.next_slot - 1, v_sip.last_date)::timestamp at time zone c.time_zone - interval '3 hours';

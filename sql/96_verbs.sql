@@ -120,39 +120,56 @@ create or replace function create_sip(
   p_user_id bigint, p_run_id bigint, p_symbol text, p_amount numeric, p_frequency text, p_start date,
   p_roll text default 'NEXT', p_catch_up text default 'ONCE', p_end date default null, p_instalments int default null,
   p_step_up_percent numeric default null, p_step_up_amount numeric default null, p_step_up_every int default null,
-  p_whole_units boolean default false
+  p_whole_units boolean default false, p_auto_pause_after int default null, p_basket jsonb default null,
+  p_rebalance_plan bigint default null
 ) returns bigint
 language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   return engine.create_sip(p_user_id, p_run_id, p_symbol, p_amount, p_frequency, p_start,
     p_roll, p_catch_up, p_end, p_instalments,
-    p_step_up_percent, p_step_up_amount, p_step_up_every, p_whole_units);
+    p_step_up_percent, p_step_up_amount, p_step_up_every, p_whole_units,
+    p_auto_pause_after, p_basket, p_rebalance_plan);
 end $$;
-comment on function create_sip is 'create_sip(user, run, symbol, amount, frequency, start, roll, catch_up, …) → sip_id. Buys amount of symbol at every slot from start on. TE201 for an unknown symbol.';
+comment on function create_sip is 'create_sip(user, run, symbol, amount, frequency, start, roll, catch_up, …) → sip_id. Buys for amount at every slot from start on: symbol; or, with symbol null, basket {"SYMBOL": share}, 1 in sum; or what rebalance_plan''s weights lack most, never selling. All of a slot''s orders fill or none. auto_pause_after: paused after so many slots in a row without funds. TE201 for an unknown symbol.';
 
-create or replace function pause_sip(p_user_id bigint, p_run_id bigint, p_sip_id bigint) returns void
+create or replace function change_sip(p_user_id bigint, p_run_id bigint, p_sip_id bigint, p_amount numeric) returns void
 language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
-  perform engine.set_sip_paused(p_user_id, p_run_id, p_sip_id, true);
+  perform engine.change_sip(p_user_id, p_run_id, p_sip_id, p_amount);
 end $$;
-comment on function pause_sip is 'pause_sip(user, run, sip_id): slots that fall due while it is paused end SIP_SKIPPED_PAUSED.';
+comment on function change_sip is 'change_sip(user, run, sip_id, amount): what slots that have not ended invest. Step-ups are counted anew from the first of them.';
 
-create or replace function resume_sip(p_user_id bigint, p_run_id bigint, p_sip_id bigint) returns void
+create or replace function pause_sip(
+  p_user_id bigint, p_run_id bigint, p_sip_id bigint, p_from date default null, p_to date default null
+) returns void
 language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
-  perform engine.set_sip_paused(p_user_id, p_run_id, p_sip_id, false);
+  perform engine.pause_sip(p_user_id, p_run_id, p_sip_id, p_from, p_to);
 end $$;
-comment on function resume_sip is 'resume_sip(user, run, sip_id): later slots execute again.';
+comment on function pause_sip is 'pause_sip(user, run, sip_id, from, to): slots that fall due while it is paused end SIP_SKIPPED_PAUSED. With dates: slots of these nominal dates, both included, ahead of time or not, several times over; without to until resume_sip.';
+
+create or replace function resume_sip(
+  p_user_id bigint, p_run_id bigint, p_sip_id bigint, p_from date default null, p_to date default null
+) returns void
+language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+begin
+  perform from public.strategy_run where false;
+  perform engine.resume_sip(p_user_id, p_run_id, p_sip_id, p_from, p_to);
+end $$;
+comment on function resume_sip is 'resume_sip(user, run, sip_id, from, to): later slots execute again. Dates paused up to a day stay paused; with dates, these do not.';
 
 create or replace function create_rebalance(
-  p_user_id bigint, p_run_id bigint, p_weights jsonb, p_frequency text, p_start date, p_band numeric default null
+  p_user_id bigint, p_run_id bigint, p_weights jsonb, p_frequency text, p_start date, p_band numeric default null,
+  p_band_relative numeric default null, p_to_band_edge boolean default false, p_min_order_value numeric default null,
+  p_whole_units boolean default false
 ) returns bigint
 language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
-  return engine.create_rebalance(p_user_id, p_run_id, p_weights, p_frequency, p_start, p_band);
+  return engine.create_rebalance(p_user_id, p_run_id, p_weights, p_frequency, p_start, p_band,
+    p_band_relative, p_to_band_edge, p_min_order_value, p_whole_units);
 end $$;
-comment on function create_rebalance is 'create_rebalance(user, run, weights, frequency, start, band) → plan_id. weights is {"SYMBOL": share of equity}, at most 1 in sum. band: trade only what is further than this share from its target. TE201 for an unknown symbol.';
+comment on function create_rebalance is 'create_rebalance(user, run, weights, frequency, start, band, …) → plan_id. weights is {"SYMBOL": share of equity}, at most 1 in sum. Trade only what is further from its target than band (a share of equity) or band_relative (a share of the target), beyond either; to_band_edge: only back to that edge. Orders worth less than min_order_value are left out. TE201 for an unknown symbol.';

@@ -206,27 +206,50 @@ class Plan:
 
 @dataclass
 class Sip(Plan):
-    symbol: str = ""
+    """It buys one symbol, or a basket of shares, or what the rebalance plan of that number wants most."""
+
+    symbol: str | None = ""
     amount: Decimal = ZERO
     catch_up: str = "ONCE"
     step_up_percent: Decimal | None = None
     step_up_amount: Decimal | None = None
     step_up_every: int | None = None
     whole_units: bool = False
+    basket: dict[str, Decimal] | None = None
+    rebalance_plan: int | None = None
+    auto_pause_after: int | None = None
     paused: bool = False
+    pauses: list[tuple[date, date]] = field(default_factory=list)
     residual: Decimal = ZERO
+    base_slot: int = 0
+    short: int = 0
 
     def amount_of(self, slot: int) -> Decimal:
-        steps = slot // self.step_up_every if self.step_up_every else 0
+        steps = (slot - self.base_slot) // self.step_up_every if self.step_up_every else 0
         if self.step_up_percent is not None:
             return money(self.amount * (1 + self.step_up_percent / 100) ** steps)
         return money(self.amount + (self.step_up_amount or ZERO) * steps)
+
+    def is_paused_on(self, day: date) -> bool:
+        return self.paused or any(first <= day <= last for first, last in self.pauses)
 
 
 @dataclass
 class Rebalance(Plan):
     weights: dict[str, Decimal] = field(default_factory=dict)
     band: Decimal | None = None
+    band_relative: Decimal | None = None
+    to_band_edge: bool = False
+    min_order_value: Decimal | None = None
+    whole_units: bool = False
+
+    def allowance(self, equity: Decimal, target: Decimal) -> Decimal | None:
+        """How far a symbol may be from its target: what the narrower of the bands allows."""
+        bands = [(self.band, equity), (self.band_relative, target)]
+        return min((share * value for share, value in bands if share is not None), default=None)
+
+
+FAR = date(9999, 1, 1)
 
 
 class Model:
@@ -329,7 +352,7 @@ class Model:
 
     def create_sip(
         self,
-        symbol: str,
+        symbol: str | None,
         amount: Decimal,
         frequency: str,
         start: date,
@@ -340,32 +363,69 @@ class Model:
         plan.step_up_amount = plan.step_up_amount and money(plan.step_up_amount)
         self.require(plan.amount > 0 and (plan.end is None or plan.end >= start))
         self.require(plan.instalments is None or plan.instalments > 0)
+        self.require(plan.auto_pause_after is None or plan.auto_pause_after > 0)
         ups = [up for up in (plan.step_up_percent, plan.step_up_amount) if up is not None]
         self.require(len(ups) == (plan.step_up_every is not None) and all(up > 0 for up in ups))
         self.require(plan.step_up_every is None or plan.step_up_every > 0)
-        self.require(symbol in self.market.instruments, "TE201")
+        self.require(sum(what is not None for what in (symbol, plan.basket, plan.rebalance_plan)) == 1)
+        self.require(symbol is None or symbol in self.market.instruments, "TE201")
+        if plan.basket is not None:
+            self.require(all(share > 0 for share in plan.basket.values()) and sum(plan.basket.values()) == 1)
+        if plan.rebalance_plan is not None:
+            self.require(0 < plan.rebalance_plan <= len(self.rebalances))
+            self.require(any(self.rebalances[plan.rebalance_plan - 1].weights.values()))
         self.require_running()
         self.sips.append(plan)
 
-    def pause_sip(self, sip_id: int) -> None:
-        self._sip(sip_id).paused = True
+    def change_sip(self, sip_id: int, amount: Decimal) -> None:
+        self.require(money(amount) > 0)
+        sip = self._sip(sip_id)
+        sip.amount, sip.base_slot = money(amount), sip.next_slot
 
-    def resume_sip(self, sip_id: int) -> None:
-        self._sip(sip_id).paused = False
+    def pause_sip(self, sip_id: int, from_: date | None = None, to: date | None = None) -> None:
+        sip = self._sip(sip_id)
+        if from_ is None and to is None:
+            sip.paused = True
+        else:
+            sip.pauses.append(self._dates(sip, from_, to))
+
+    def resume_sip(self, sip_id: int, from_: date | None = None, to: date | None = None) -> None:
+        sip = self._sip(sip_id)
+        if from_ is None and to is None:
+            sip.paused, sip.short = False, 0
+            # an open pause swallows the ones that it overlaps or touches
+            grows, open_from = FAR + DAY, FAR
+            while open_from < grows:
+                grows = open_from
+                open_from = min([FAR, *(first for first, last in sip.pauses if last + DAY >= grows)])
+            sip.pauses = [(first, last) for first, last in sip.pauses if first < open_from]
+        else:
+            since, until = self._dates(sip, from_, to)
+            left = []
+            for first, last in sip.pauses:
+                left += [(first, min(last, since - DAY)), (max(first, until + DAY) if until < FAR else FAR + DAY, last)]
+            sip.pauses = [(first, last) for first, last in left if first <= last]
+
+    def _dates(self, sip: Sip, from_: date | None, to: date | None) -> tuple[date, date]:
+        first, last = from_ or sip.start, to or FAR
+        self.require(first <= last)
+        return first, last
 
     def _sip(self, sip_id: int) -> Sip:
         self.require(0 < sip_id <= len(self.sips))
         self.require_running()
         return self.sips[sip_id - 1]
 
-    def create_rebalance(
-        self, weights: dict[str, Decimal], frequency: str, start: date, band: Decimal | None = None
-    ) -> None:
+    def create_rebalance(self, weights: dict[str, Decimal], frequency: str, start: date, **options: Any) -> None:
+        plan = Rebalance(frequency, start, weights=weights, **options)
         self.require(all(0 <= weight <= 1 for weight in weights.values()) and sum(weights.values()) <= 1)
-        self.require(band is None or 0 <= band <= 1)
+        bands = [band for band in (plan.band, plan.band_relative) if band is not None]
+        self.require(all(0 <= band <= 1 for band in bands) and (bands != [] or not plan.to_band_edge))
+        plan.min_order_value = plan.min_order_value and money(plan.min_order_value)
+        self.require(plan.min_order_value is None or plan.min_order_value > 0)
         self.require(set(weights) <= set(self.market.instruments), "TE201")
         self.require_running()
-        self.rebalances.append(Rebalance(frequency, start, weights=weights, band=band))
+        self.rebalances.append(plan)
 
     # -- orders
 
@@ -531,51 +591,74 @@ class Model:
 
     def _run_sip(self, number: int, sip: Sip, at: datetime) -> None:
         due = sip.due(self.calendar.day_of(at), self.calendar)
-        price = self.market.close(sip.symbol, at)
-        if price is None:
+        shares = sip.basket or {str(sip.symbol): Decimal(1)}
+        if sip.rebalance_plan is not None:
+            weights = self.rebalances[sip.rebalance_plan - 1].weights
+            shares = {symbol: weight for symbol, weight in weights.items() if weight}
+        if any(self.market.close(symbol, at) is None for symbol in shares):
             return
         for slot, nominal, from_day in due:
             sip.next_slot = slot + 1
             late = slot != due[-1][0]
             if sip.catch_up == "SKIP" and not late:
                 late = self.calendar.closed_since(from_day, at)
-            order_id = reason = None
-            if sip.paused:
+            details: dict[str, Any] = {}
+            if sip.is_paused_on(nominal):
                 kind = "SIP_SKIPPED_PAUSED"
             elif sip.roll == "SKIP" and not self.calendar.has_day(nominal):
                 kind = "SIP_SKIPPED_HOLIDAY"
             elif late and sip.catch_up != "EACH":
                 kind = "SIP_MISSED"
             else:
-                kind, order_id, reason = self._buy_slot(sip, slot, price, at)
-            amount = sip.amount_of(slot)
-            self._end_slot(
-                at,
-                kind,
-                number,
-                slot,
-                date=nominal.isoformat(),
-                amount=amount,
-                order_id=order_id,
-                reason=reason,
-            )
+                kind, details = self._buy_slot(sip, slot, shares, at)
+            self._end_slot(at, kind, number, slot, date=nominal.isoformat(), amount=sip.amount_of(slot), **details)
+            if sip.auto_pause_after is not None:
+                sip.short = sip.short + 1 if kind == "SIP_SKIPPED_FUNDS" else 0
+                if sip.short >= sip.auto_pause_after and kind == "SIP_SKIPPED_FUNDS":
+                    sip.paused = True
+                    self._end_slot(at, "SIP_AUTO_PAUSED", number, slot, date=nominal.isoformat(), skipped=sip.short)
 
-    def _buy_slot(self, sip: Sip, slot: int, price: Decimal, at: datetime) -> tuple[str, int | None, str | None]:
-        step, budget = self._step(sip.symbol), sip.amount_of(slot)
+    def _split(self, sip: Sip, budget: Decimal, shares: dict[str, Decimal], at: datetime) -> list[tuple[str, Decimal]]:
+        """Symbols in the order of buying, each with its part of the budget; the last has what is left of it."""
+        parts = [(symbol, money(budget * shares[symbol])) for symbol in sorted(shares, key=str.encode)]
+        if sip.rebalance_plan is not None:
+            worth = {symbol: money(self.held(symbol) * self._price(symbol, at)) for symbol in shares}
+            total, whole_weight = sum(worth.values()) + budget, sum(shares.values())
+            wanted = {symbol: shares[symbol] * total - worth[symbol] * whole_weight for symbol in shares}
+            order = sorted((s for s in shares if wanted[s] > 0), key=lambda s: (-wanted[s], s.encode()))
+            parts = [(symbol, money(wanted[symbol] / whole_weight)) for symbol in order]
+        split = []
+        for symbol, part in parts:
+            part = budget if symbol == parts[-1][0] else min(part, budget)
+            split.append((symbol, part))
+            budget -= part
+        return split
+
+    def _buy_slot(self, sip: Sip, slot: int, shares: dict[str, Decimal], at: datetime) -> tuple[str, dict[str, Any]]:
+        budget, spent, orders = sip.amount_of(slot), ZERO, []
         if sip.whole_units:
-            step, budget = whole(step), budget + sip.residual
-        quantity = affordable(budget, price, step)
-        if not quantity:
-            sip.residual = budget if sip.whole_units else ZERO
-            return "SIP_SKIPPED_BELOW_UNIT", None, None
-        order = self._new_order(sip.symbol, "BUY", quantity, "DAY", "SIP")
-        if reason := self._objection(order, price):
-            self.orders.pop()
-            return ("SIP_SKIPPED_FUNDS" if reason == "CASH_INSUFFICIENT" else "SIP_MISSED"), None, reason
-        self._fill(order, price, at)
+            budget += sip.residual
+        for symbol, part in self._split(sip, budget, shares, at):
+            price, step = self._price(symbol, at), self._step(symbol)
+            quantity = affordable(part, price, whole(step) if sip.whole_units else step)
+            if not quantity:
+                continue
+            orders.append((self._new_order(symbol, "BUY", quantity, "DAY", "SIP"), price))
+            orders[-1][0].reserve_price = price  # holds its money back from the others, until all may be bought
+            if reason := self._objection(orders[-1][0], price):
+                del self.orders[-len(orders) :]
+                which = {"reason": reason} if sip.symbol else {"reason": reason, "symbol": symbol}
+                return ("SIP_SKIPPED_FUNDS" if reason == "CASH_INSUFFICIENT" else "SIP_MISSED"), which
+            spent += money(quantity * price)
         if sip.whole_units:
-            sip.residual = budget - money(quantity * price)
-        return "SIP_EXECUTED", order.order_id, None
+            sip.residual = budget - spent
+        for order, price in orders:
+            self._fill(order, price, at)
+            order.reserve_price = None
+        ids = [order.order_id for order, _ in orders]
+        if not ids:
+            return "SIP_SKIPPED_BELOW_UNIT", {}
+        return "SIP_EXECUTED", {"order_id": ids[0]} if sip.symbol else {"orders": ids}
 
     def _run_rebalance(self, number: int, plan: Rebalance, at: datetime) -> None:
         due = plan.due(self.calendar.day_of(at), self.calendar)
@@ -589,22 +672,24 @@ class Model:
         plan.next_slot = due[-1][0] + 1
         wants = []
         for symbol in sorted(prices, key=lambda s: s.encode()):
-            price, held, weight = prices[symbol], self.held(symbol), plan.weights.get(symbol, ZERO)
+            price, held, goal = prices[symbol], self.held(symbol), plan.weights.get(symbol, ZERO) * equity
             if price is None:
                 continue
-            if plan.band is None or abs(held * price - weight * equity) > plan.band * equity:
-                wants.append((symbol, price, affordable(weight * equity, price, self._step(symbol)) - held))
-        for symbol, price, change in wants:
-            if change < 0:
-                self._fill(self._new_order(symbol, "SELL", -change, "DAY", "REBALANCE"), price, at)
-        for symbol, price, change in wants:
-            if change > 0:
-                payable = affordable(self._free_cash(), price, self._step(symbol))
-                self._fill(
-                    self._new_order(symbol, "BUY", min(change, payable) or change, "DAY", "REBALANCE"),
-                    price,
-                    at,
-                )
+            step = whole(self._step(symbol)) if plan.whole_units else self._step(symbol)
+            over, allowed = held * price - goal, plan.allowance(equity, goal)
+            if allowed is not None and abs(over) <= allowed:
+                continue
+            if plan.to_band_edge and allowed is not None:
+                goal += allowed if over > 0 else -allowed
+            change = affordable(goal, price, step) - held
+            if change * over < 0:  # else it would lead away from the target
+                wants.append((symbol, price, step, change))
+        for symbol, price, step, change in [w for w in wants if w[3] < 0] + [w for w in wants if w[3] > 0]:
+            side, quantity = ("SELL", -change) if change < 0 else ("BUY", change)
+            if side == "BUY":
+                quantity = min(quantity, affordable(self._free_cash(), price, step)) or quantity
+            if plan.min_order_value is None or money(quantity * price) >= plan.min_order_value:
+                self._fill(self._new_order(symbol, side, quantity, "DAY", "REBALANCE"), price, at)
 
     # -- what the tables must hold
 

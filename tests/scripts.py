@@ -120,8 +120,11 @@ _HOURS = {
 
 
 @st.composite
-def scripts(draw: st.DrawFn, every_time: bool = False) -> Script:
-    """A script. With every_time it ticks at each feed time in turn and at no other, and ends before any refusal."""
+def scripts(draw: st.DrawFn, every_time: bool = False, plans: bool = False) -> Script:
+    """A script. With every_time it ticks at each feed time in turn and at no other, and ends before any refusal.
+
+    With plans it is about SIPs and rebalances more than about orders, and none of them is refused at once.
+    """
     calendar = draw(st.sampled_from(sorted(CALENDARS)))
     zone = ZoneInfo(CALENDARS[calendar].zone)
     symbols = draw(st.lists(st.sampled_from(sorted(INSTRUMENTS)), min_size=1, max_size=3, unique=True))
@@ -142,7 +145,7 @@ def scripts(draw: st.DrawFn, every_time: bool = False) -> Script:
     past: list[datetime] = []
     for at in sorted(times):
         for _ in range(draw(_SOMETIMES) % 3 if past else draw(st.integers(1, 4))):
-            script.calls.append(draw(_commands(units, start)))
+            script.calls.append(draw(_plan_commands(units, start) if plans else _commands(units, start)))
             if every_time and script.calls[-1].verb in ("stop_run", "fail_run"):
                 return script
         if every_time or draw(_SOMETIMES) < 8:
@@ -170,19 +173,12 @@ def _commands(draw: st.DrawFn, units: dict[str, Decimal], start: date) -> Call:
         return Call("place_order", draw(_orders(symbol, unit)))
     if kind < 66:
         return Call("cancel_order", {"order_id": draw(st.integers(0, 6))})
-    if kind < 80:
-        return Call("create_sip", draw(_sips(symbol, unit, start)))
+    if kind < 78:
+        return Call("create_sip", draw(_sips(symbol, unit, start, sorted(units))))
     if kind < 84:
-        return Call(draw(st.sampled_from(["pause_sip", "resume_sip"])), {"sip_id": draw(st.integers(1, 2))})
+        return draw(_changes_of_sips(unit, start))
     if kind < 91:
-        shares = st.sampled_from([D("0"), D("0.1"), D("0.25"), D("0.3333"), D("0.5"), D("0.6"), D("1")])
-        arguments = {
-            "weights": draw(st.dictionaries(st.sampled_from(sorted(units)), shares, min_size=1)),
-            "frequency": draw(_FREQUENCIES),
-            "start": start + timedelta(draw(st.integers(-10, 20))),
-            "band": draw(st.sampled_from([None, D("0"), D("0.05"), D("0.25")])),
-        }
-        return Call("create_rebalance", arguments)
+        return Call("create_rebalance", draw(_rebalances(unit, start, sorted(units))))
     if kind < 96:
         limits = {
             "max_position": draw(st.sampled_from([None, D("0"), D("10"), D("25"), D("30")])),
@@ -192,6 +188,35 @@ def _commands(draw: st.DrawFn, units: dict[str, Decimal], start: date) -> Call:
     if kind < 98:
         return Call("forbid_symbol", {"symbol": symbol})
     return Call("stop_run", {}) if kind == 98 else Call("fail_run", {"error": "by script"})
+
+
+@st.composite
+def _plan_commands(draw: st.DrawFn, units: dict[str, Decimal], start: date) -> Call:
+    """Many plans that buy; the rest as in any script."""
+    symbol = draw(st.sampled_from(sorted(units)))
+    kind = draw(_SOMETIMES)
+    if kind < 5:
+        arguments = draw(_sips(symbol, units[symbol], start, sorted(units)))
+        share = {"basket": draw(_baskets(sorted(units))), "rebalance_plan": 1, "symbol": symbol}
+        what = draw(st.sampled_from(["basket", "basket", "rebalance_plan", "rebalance_plan", "symbol"]))
+        arguments |= {**dict.fromkeys(share), what: share[what]}
+        arguments["amount"] = units[symbol] * draw(st.sampled_from([20, 35, 100]))
+        arguments["frequency"] = draw(st.sampled_from(["DAILY", "DAILY", "WEEKLY"]))
+        return Call("create_sip", arguments)
+    if kind < 7:
+        return draw(_changes_of_sips(units[symbol], start))
+    if kind < 9:
+        arguments = draw(_rebalances(units[symbol], start, sorted(units)))
+        arguments["frequency"] = draw(st.sampled_from(["DAILY", "WEEKLY", "MONTHLY"]))
+        return Call("create_rebalance", arguments)
+    return draw(_commands(units, start))
+
+
+@st.composite
+def _baskets(draw: st.DrawFn, symbols: list[str]) -> dict[str, Decimal]:
+    """Shares that sum to 1."""
+    splits = {1: ["1"], 2: ["0.5 0.5", "0.335 0.665", "0.9 0.1"], 3: ["0.6 0.3 0.1", "0.335 0.335 0.33", "0.1 0.2 0.7"]}
+    return dict(zip(symbols, map(D, draw(st.sampled_from(splits[len(symbols)])).split()), strict=True))
 
 
 @st.composite
@@ -220,7 +245,42 @@ def _orders(draw: st.DrawFn, symbol: str, unit: Decimal) -> dict[str, Any]:
 
 
 @st.composite
-def _sips(draw: st.DrawFn, symbol: str, unit: Decimal, start: date) -> dict[str, Any]:
+def _changes_of_sips(draw: st.DrawFn, unit: Decimal, start: date) -> Call:
+    verb = draw(st.sampled_from(["pause_sip", "resume_sip", "change_sip"]))
+    arguments: dict[str, Any] = {"sip_id": draw(st.integers(1, 2))}
+    if verb == "change_sip":
+        arguments["amount"] = draw(st.sampled_from([unit * 20, unit * 100, D("33.335"), D("0")]))
+    else:
+        first = start + timedelta(draw(st.integers(-10, 60)))
+        dates = [
+            {},
+            {"from_": first},
+            {"to": first},
+            {"from_": first, "to": first + timedelta(draw(st.integers(-1, 30)))},
+        ]
+        arguments |= draw(st.sampled_from(dates))
+    return Call(verb, arguments)
+
+
+@st.composite
+def _rebalances(draw: st.DrawFn, unit: Decimal, start: date, symbols: list[str]) -> dict[str, Any]:
+    shares = st.sampled_from([D("0"), D("0.1"), D("0.25"), D("0.3333"), D("0.5"), D("0.6"), D("1")])
+    arguments: dict[str, Any] = {
+        "weights": draw(st.dictionaries(st.sampled_from(symbols), shares, min_size=1)),
+        "frequency": draw(_FREQUENCIES),
+        "start": start + timedelta(draw(st.integers(-10, 20))),
+        "band": draw(st.sampled_from([None, D("0"), D("0.05"), D("0.25")])),
+    }
+    if draw(st.booleans()):
+        arguments["band_relative"] = draw(st.sampled_from([None, D("0"), D("0.1"), D("0.25"), D("1")]))
+        arguments["to_band_edge"] = draw(st.booleans())
+        arguments["min_order_value"] = draw(st.sampled_from([None, unit * 5, unit * 30, D("10.005"), D("0")]))
+        arguments["whole_units"] = draw(st.booleans())
+    return arguments
+
+
+@st.composite
+def _sips(draw: st.DrawFn, symbol: str, unit: Decimal, start: date, symbols: list[str]) -> dict[str, Any]:
     first = start + timedelta(draw(st.integers(-10, 20)))
     amounts = [unit * 150, unit * 60, unit * 8, unit * 8, D("100.005"), D("0")]
     arguments: dict[str, Any] = {
@@ -240,6 +300,17 @@ def _sips(draw: st.DrawFn, symbol: str, unit: Decimal, start: date) -> dict[str,
         arguments["step_up_every"] = draw(st.integers(0, 3))
         up = draw(st.sampled_from(["step_up_percent", "step_up_amount"]))
         arguments[up] = draw(st.sampled_from([D("10"), D("7.5"), D("0.3333"), D("-1")]))
+    if draw(_SOMETIMES) < 2:
+        arguments["auto_pause_after"] = draw(st.integers(0, 2))
+    what = draw(_SOMETIMES)
+    if what < 4:  # a basket or a rebalance plan instead of the symbol; now and then wrongly beside it
+        arguments["symbol"] = None if draw(_SOMETIMES) else symbol
+    if what < 2:
+        splits = [[D("1")], [D("0.5"), D("0.5")], [D("0.6"), D("0.3"), D("0.1")], [D("0.335"), D("0.335"), D("0.33")]]
+        splits += [[D("0.7"), D("0.2")], [D("1"), D("0")]]
+        arguments["basket"] = dict(zip(symbols, draw(st.sampled_from(splits)), strict=False))
+    elif what < 4:
+        arguments["rebalance_plan"] = draw(st.sampled_from([1, 1, 1, 2]))
     return arguments
 
 
@@ -265,8 +336,8 @@ class Run:
         values: list[Any] = [self.user_id, self.run_id]
         named = []
         for name, value in arguments.items():
-            named.append(f", p_{name} => %s")
-            values.append(json.dumps({k: float(v) for k, v in value.items()}) if name == "weights" else value)
+            named.append(f", p_{name.rstrip('_')} => %s")
+            values.append(json.dumps({k: float(v) for k, v in value.items()}) if isinstance(value, dict) else value)
         word = "call" if verb in ("tick", "replay") else "select"
         self.conn.execute(f"{word} {verb}(%s, %s{''.join(named)})", values)
 

@@ -120,8 +120,9 @@ def test_commands_are_the_documented_ones() -> None:
     assert found == [
         *("demo", "db init", "db upgrade", "db status", "db shell", "db stop", "user create", "feed load"),
         *("feed load-actions", "feed list", "calendar load"),
-        *("run start", "run stop", "run list", "run show", "order place"),
-        *("order cancel", "order list", "sip create", "sip pause", "sip resume", "sip list"),
+        *("run start", "run stop", "run list", "run show", "order place", "order oco", "order replace"),
+        *("order cancel", "order list", "sip create", "sip change", "sip pause", "sip resume"),
+        *("sip list",),
         *("rebalance create", "tick", "replay", "tick-all", "check", "digest", "bench"),
     ]
 
@@ -480,6 +481,36 @@ def test_sips(cli: Cli, run: tuple[int, int]) -> None:
     assert "WEEKLY" in cli("sip", "list", *run).stdout
 
 
+def test_sip_change_and_pauses_by_date(cli: Cli, run: tuple[int, int]) -> None:
+    cli("sip", "create", *run, "AAA", "100", "daily", "2024-01-02", "--auto-pause-after", "3")
+    assert cli.json("sip", "change", *run, 1, "50.5")["amount"] == "50.5000"
+    assert cli.error("sip", "change", *run, 1, "-5")["code"] == "TE101"
+    days = ["--from", "2024-01-03", "--to", "2024-01-05"]
+    row = cli.json("sip", "pause", *run, 1, *days)
+    assert (row["paused"], row["pauses"]) == (False, [{"from": "2024-01-03", "to": "2024-01-05"}])
+    cli("sip", "pause", *run, 1, "--from", "2024-02-01")
+    row = cli.json("sip", "resume", *run, 1, "--to", "2024-01-03")
+    assert row["pauses"] == [{"from": "2024-01-04", "to": "2024-01-05"}, {"from": "2024-02-01", "to": None}]
+    assert "sip 1 is paused from 2024-01-03 to 2024-01-05" in cli("sip", "pause", *run, 1, *days).stdout
+    assert cli.json("sip", "list", *run)[0]["auto_pause_after"] == 3
+    assert cli.error("sip", "pause", *run, 1, "--from", "2024-01-03", "--to", "2024-01-02")["code"] == "TE101"
+    assert cli.error("sip", "pause", *run, 1, "--from", "today", code=2)["code"] is None
+
+
+def test_sip_of_a_basket_and_towards_a_rebalance_plan(cli: Cli, run: tuple[int, int]) -> None:
+    cli("rebalance", "create", *run, "quarterly", "2030-01-01", "--weight", "BBB=1")
+    terms = ["-", "100", "monthly", "2024-01-02"]
+    shares = ["--share", "AAA=0.60000000000000000001", "--share", "BBB=.39999999999999999999"]
+    numbers = {"AAA": "0.60000000000000000001", "BBB": "0.39999999999999999999"}
+    row = cli.json("sip", "create", *run, *terms, *shares)
+    assert (row["symbol"], row["basket"], row["rebalance_plan_id"]) == (None, numbers, None)
+    row = cli.json("sip", "create", *run, *terms, "--rebalance-plan", "1")
+    assert (row["symbol"], row["basket"], row["rebalance_plan_id"]) == (None, None, 1)
+    assert [line.split()[1] for line in cli("sip", "list", *run).stdout.splitlines()[2:]] == ["basket", "plan-1"]
+    cli("tick", *run, T1)
+    assert [order["symbol"] for order in cli.json("order", "list", *run)] == ["AAA", "BBB", "BBB"]
+
+
 @pytest.mark.parametrize(
     ("args", "code"),
     [
@@ -497,6 +528,13 @@ def test_sips(cli: Cli, run: tuple[int, int]) -> None:
         (["AAA", "100", "monthly", "today"], None),
         (["AAA", "100", "monthly", "infinity"], None),
         (["AAA", "100", "monthly", "2024-01-01", "--end", "01/02/2024"], None),
+        (["-", "100", "monthly", "2024-01-01"], "TE201"),
+        (["-", "100", "monthly", "2024-01-01", "--share", "AAA=0.5"], "TE101"),
+        (["AAA", "100", "monthly", "2024-01-01", "--share", "AAA=1"], "TE101"),
+        (["-", "100", "monthly", "2024-01-01", "--share", "ZZZ=1"], "TE201"),
+        (["-", "100", "monthly", "2024-01-01", "--share", "AAA"], None),
+        (["-", "100", "monthly", "2024-01-01", "--rebalance-plan", "9"], "TE101"),
+        (["AAA", "100", "monthly", "2024-01-01", "--auto-pause-after", "0"], "TE101"),
     ],
 )
 def test_bad_sip_leaves_nothing(
@@ -517,6 +555,13 @@ def test_rebalance(cli: Cli, run: tuple[int, int]) -> None:
     }  # no float on the way
     cli("tick", *run, T1)
     assert {order["source"] for order in cli.json("order", "list", *run)} == {"REBALANCE"}
+    options = ["--band-relative", "0.25", "--to-band-edge", "--min-order-value", "10", "--whole-units"]
+    row = cli.json("rebalance", "create", *run, "daily", "2024-01-02", "--weight", "AAA=1", *options)
+    assert (row["band"], row["band_relative"], row["min_order_value"]) == (None, "0.25000000000000000000", "10.0000")
+    assert row["to_band_edge"] is True
+    assert row["whole_units"] is True
+    error = cli.error("rebalance", "create", *run, "daily", "2024-01-02", "--weight", "AAA=1", "--to-band-edge")
+    assert error["code"] == "TE101"
 
 
 @pytest.mark.parametrize(

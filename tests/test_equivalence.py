@@ -91,7 +91,7 @@ def test_dr_01_every_way_to_drive_a_random_script_gives_the_same_rows(db: Conn) 
     bench = Bench(db)
 
     @examples(150, 1500)
-    @given(scripts(every_time=True), st.randoms(use_true_random=False))
+    @given(scripts(every_time=True) | scripts(every_time=True, plans=True), st.randoms(use_true_random=False))
     def check(script: Script, chance: random.Random) -> None:
         first, *_ = runs = [bench.run(bench.feed(script), script.cash) for _ in DRIVES]
         for run, drive in zip(runs, DRIVES.values(), strict=True):

@@ -108,3 +108,14 @@ def test_dr_01_model_and_database_agree_on_random_scripts(db: psycopg.Connection
         play_both(bench, script)
 
     check()
+
+
+def test_dr_01_model_and_database_agree_on_scripts_of_plans(db: psycopg.Connection[Any]) -> None:
+    bench = Bench(db)
+
+    @examples(300, 6000)
+    @given(scripts(plans=True))
+    def check(script: Script) -> None:
+        play_both(bench, script)
+
+    check()

@@ -316,6 +316,115 @@ def test_open_orders_are_not_the_rebalances_concern(tx: Conn) -> None:
     assert run.status(2) == "PENDING"
 
 
+def held_then(
+    tx: Conn, held: Mapping[str, Any], weights: str, cash: Any = 0, step: str = "0.000001", **options: Any
+) -> Run:
+    """A run that holds this at a price of 1, beside so much cash, and one rebalance of it."""
+    symbols = sorted({*held, *"ABC"})
+    market = market_of(tx, dict.fromkeys(symbols, 1), step=step)
+    run = Run(market, sum(held.values()) + cash)
+    for symbol, quantity in held.items():
+        run.place(symbol, "BUY", quantity)
+    run.tick(DAY1)
+    run.rebalance(weights, "DAILY", "2024-01-02", **options)
+    run.tick(DAY2)
+    assert run.events() == [("REBALANCED", "1:0")]
+    assert run.rules() == set()
+    return run
+
+
+HALF = '{"A": 0.5, "B": 0.3}'  # of 1000: 500 and 300
+BANDS: list[tuple[dict[str, Any], dict[str, int], list[Any]]] = [
+    # options, held, trades; equity is 1000
+    ({"band_relative": "0.1"}, {"A": 550, "B": 330}, []),  # exactly at both edges
+    ({"band_relative": "0.1"}, {"A": 551, "B": 330}, [("A", "SELL", 51)]),
+    ({"band_relative": "0.1"}, {"A": 551, "B": 269}, [("A", "SELL", 51), ("B", "BUY", 31)]),
+    ({"band_relative": "1"}, {"A": 1000}, []),
+    ({"band_relative": "0"}, {"A": 501, "B": 300}, [("A", "SELL", 1)]),
+    # beyond either band: 5 % of equity are 50, 10 % of B's target are 30
+    ({"band": "0.05", "band_relative": "0.1"}, {"A": 550, "B": 331}, [("B", "SELL", 31)]),
+    ({"band": "0.05", "band_relative": "0.5"}, {"A": 551, "B": 350}, [("A", "SELL", 51)]),
+    ({"band": "1", "band_relative": "0.1"}, {"A": 449, "B": 330}, [("A", "BUY", 51)]),
+    # what has no weight is beyond any relative band, but may be within the other one
+    ({"band_relative": "1"}, {"A": 500, "C": 1}, [("C", "SELL", 1)]),
+    ({"band": "0.05"}, {"A": 500, "B": 300, "C": 50}, []),
+    # back to the edge
+    ({"band": "0.05", "to_band_edge": True}, {"A": 600, "B": 300}, [("A", "SELL", 50)]),
+    ({"band": "0.05", "to_band_edge": True}, {"A": 400, "B": 249}, [("A", "BUY", 50), ("B", "BUY", 1)]),
+    ({"band": "0.05", "to_band_edge": True}, {"A": 550, "B": 250}, []),
+    ({"band_relative": "0.1", "to_band_edge": True}, {"A": 600, "B": 200}, [("A", "SELL", 50), ("B", "BUY", 70)]),
+    (
+        {"band": "0.05", "band_relative": "0.01", "to_band_edge": True},
+        {"A": 600},
+        [("A", "SELL", 95), ("B", "BUY", 297)],
+    ),
+    ({"band": "0.05", "to_band_edge": True}, {"A": 500, "B": 300, "C": 60}, [("C", "SELL", 10)]),
+    ({"band": "0", "to_band_edge": True}, {"A": 600, "B": 200}, [("A", "SELL", 100), ("B", "BUY", 100)]),
+    # small orders
+    ({"min_order_value": 50}, {"A": 550, "B": 249}, [("A", "SELL", 50), ("B", "BUY", 51)]),
+    ({"min_order_value": 51}, {"A": 550, "B": 249}, [("B", "BUY", 51)]),
+    ({"min_order_value": 52}, {"A": 550, "B": 249}, []),
+    ({"min_order_value": 2}, {"A": 500, "B": 300, "C": 1}, []),
+]
+
+
+@pytest.mark.parametrize(("options", "held", "trades"), BANDS)
+def test_bands_edges_and_small_orders(
+    tx: Conn, options: dict[str, Any], held: dict[str, int], trades: list[Any]
+) -> None:
+    run = held_then(tx, held, HALF, cash=1000 - sum(held.values()), **options)
+    assert orders(run) == trades
+
+
+def test_what_is_left_of_a_buy_must_still_be_worth_it(tx: Conn) -> None:
+    market = market_of(tx, {"A": 1, "B": 1})
+    for smallest, trades in ((None, [("A", "BUY", 7)]), (7, [("A", "BUY", 7)]), (D("7.01"), [])):
+        run = Run(market, 1000)
+        run.tick(DAY1)
+        run.place("B", "BUY", 993, limit=1)  # 993 held back
+        run.rebalance('{"A": 0.5}', "DAILY", "2024-01-01", min_order_value=smallest)
+        assert run.call("try_rebalance", logical_time=at("2024-01-01 18:00")) == 1
+        assert orders(run) == trades
+
+
+@pytest.mark.parametrize(
+    ("step", "held", "weights", "trades"),
+    [
+        ("0.000001", {}, '{"A": 0.33333, "B": 0.5}', [("A", "BUY", 33), ("B", "BUY", 50)]),
+        ("0.000001", {"A": D("40.5")}, '{"A": 0.333}', [("A", "SELL", D("7.5"))]),  # down to whole units
+        ("0.000001", {"A": D("20.5")}, '{"A": 0.333}', [("A", "BUY", D("12.5"))]),
+        ("0.000001", {"A": D("33.2")}, '{"A": 0.335}', []),  # too little: not a reason to sell 0.2
+        ("0.000001", {"A": D("33.7")}, '{"A": 0.335}', [("A", "SELL", D("0.7"))]),
+        ("0.000001", {"C": D("0.5")}, '{"A": 0.009}', [("C", "SELL", D("0.5"))]),
+        ("2.5", {}, '{"A": 0.49}', [("A", "BUY", 45)]),  # whole units on the step: 5
+        ("10", {}, '{"A": 0.49}', [("A", "BUY", 40)]),
+    ],
+)
+def test_whole_units(tx: Conn, step: str, held: dict[str, Any], weights: str, trades: list[Any]) -> None:
+    for symbol in "ABC":
+        Market(tx).instrument(symbol, step)
+    run = held_then(tx, held, weights, cash=100 - sum(held.values()), step=step, whole_units=True)
+    assert orders(run) == trades
+
+
+def test_a_buy_cut_to_the_cash_is_whole_units_too(tx: Conn) -> None:
+    market = market_of(tx, {"A": 3, "B": 3})
+    run = Run(market, 100)
+    run.tick(DAY1)
+    run.place("B", "BUY", 30, limit=3)  # 90 held back
+    run.rebalance('{"A": 0.5}', "DAILY", "2024-01-01", whole_units=True)
+    run.call("try_rebalance", logical_time=at("2024-01-01 18:00"))
+    assert orders(run) == [("A", "BUY", 3)]
+
+
+def test_the_edge_in_whole_units_is_never_crossed_backwards(tx: Conn) -> None:
+    # 44.6 held, the edge is 44.9: below it, but its floor would sell
+    run = held_then(
+        tx, {"A": D("44.6")}, '{"A": 0.499}', cash=D("55.4"), whole_units=True, band=D("0.05"), to_band_edge=True
+    )
+    assert orders(run) == []
+
+
 # --- arguments -------------------------------------------------------------------------------------------------------
 
 GOOD: dict[str, Any] = {"weights": '{"A": 0.6, "B": 0.4}', "frequency": "DAILY", "start": "2024-01-01"}
@@ -343,7 +452,15 @@ BAD: list[dict[str, Any]] = [
     ),
     *({"frequency": f} for f in (None, "", "daily", "YEARLY")),
     *({"start": s} for s in (None, "infinity", "-infinity", "1899-12-31", "2300-01-01")),
-    *({"band": b} for b in (-1, D("1.1"), D("-0.0001"), D("NaN"), D("Infinity"), D("1e130"))),
+    *(
+        {band: b}
+        for band in ("band", "band_relative")
+        for b in (-1, D("1.1"), D("-0.0001"), D("NaN"), D("Infinity"), D("1e130"))
+    ),
+    *({"to_band_edge": e} for e in (None, True)),  # true without a band
+    {"to_band_edge": None, "band": 0},
+    *({"min_order_value": v} for v in (0, -1, D("0.004"), D("NaN"), D("Infinity"), D("1e12"))),
+    {"whole_units": None},
 ]
 
 
@@ -361,7 +478,7 @@ def test_create_rebalance_refuses_bad_arguments(tx: Conn) -> None:
     assert run.count("rebalance_plan") == run.count("target_weight") == 0
     assert [run.rebalance(**GOOD) for _ in range(2)] == [1, 2]
     assert run.rebalance('{"A": 1, "B": 0}', "DAILY", "2024-01-01", band=0) == 3
-    assert run.rebalance('{"A": 0}', "DAILY", "2024-01-01", band=1) == 4
+    assert run.rebalance('{"A": 0}', "DAILY", "2024-01-01", band=1, band_relative=1) == 4
     assert run.table("plan_id, symbol, weight", "target_weight", "plan_id, symbol")[:2] == [
         (1, "A", D("0.6")),
         (1, "B", D("0.4")),

@@ -798,6 +798,8 @@ BAD: list[dict[str, Any]] = [
     {"step_up_percent": 1, "step_up_amount": 1, "step_up_every": 1},
     {"step_up_percent": 1, "step_up_amount": 1},
     {"whole_units": None},
+    {"symbol": None},
+    *({"auto_pause_after": n} for n in (0, -1)),
 ]
 
 
@@ -809,7 +811,7 @@ def test_create_sip_refuses_bad_arguments(tx: Conn) -> None:
             run.call("create_sip", **{**GOOD, **bad})
         answers.append((bad, caught.value.sqlstate))
     assert [answer for answer in answers if answer[1] != "TE101"] == []
-    for symbol in ("NOWHERE", "", None):
+    for symbol in ("NOWHERE", ""):
         with refused(tx, "TE201"):
             run.call("create_sip", **{**GOOD, "symbol": symbol})
     assert run.count("sip_plan") == 0
@@ -847,3 +849,551 @@ def test_past_the_calendar(tx: Conn) -> None:
     run.tick("2024-01-04 16:01")
     run.tick("2024-01-05 12:00")
     assert executed(run, 2) == ["2024-01-05"]
+
+
+# --- pauses by date --------------------------------------------------------------------------------------------------
+
+PAUSES: list[tuple[list[tuple[str, dict[str, Any]]], str]] = [
+    # calls before the first of ten daily slots; . executes, P is paused
+    ([("pause_sip", {"from": "2024-01-03", "to": "2024-01-05"})], "..PPP....."),
+    ([("pause_sip", {"from": "2024-01-03", "to": "2024-01-03"})], "..P......."),
+    ([("pause_sip", {"from": "2024-01-03"})], "..PPPPPPPP"),
+    ([("pause_sip", {"to": "2024-01-02"})], "PP........"),
+    ([("pause_sip", {"from": "2023-01-01", "to": "2024-01-01"})], "P........."),
+    (
+        [("pause_sip", {"from": f"2024-01-0{d}", "to": f"2024-01-0{e}"}) for d, e in ((2, 3), (5, 5), (8, 9))],
+        ".PP.P..PP.",
+    ),
+    (
+        [("pause_sip", {"from": "2024-01-02", "to": "2024-01-03"}), ("resume_sip", {})],
+        ".PP.......",
+    ),
+    ([("pause_sip", {"from": "2024-01-02", "to": "2024-01-03"}), ("pause_sip", {})], "PPPPPPPPPP"),
+    (
+        [("pause_sip", {"from": "2024-01-02", "to": "2024-01-03"}), ("pause_sip", {}), ("resume_sip", {})],
+        ".PP.......",
+    ),
+    ([("pause_sip", {"from": "2024-01-03"}), ("resume_sip", {})], ".........."),
+    (
+        [("pause_sip", {"to": "2024-01-02"}), ("pause_sip", {"from": "2024-01-05"}), ("resume_sip", {})],
+        "PP........",
+    ),
+    ([("pause_sip", {}), ("resume_sip", {"from": "2024-01-03"})], "PPPPPPPPPP"),
+    (
+        [
+            ("pause_sip", {"from": "2024-01-02", "to": "2024-01-09"}),
+            ("resume_sip", {"from": "2024-01-04", "to": "2024-01-05"}),
+        ],
+        ".PP..PPPP.",
+    ),
+    ([("pause_sip", {"from": "2024-01-03"}), ("resume_sip", {"from": "2024-01-06"})], "..PPP....."),
+    ([("pause_sip", {"to": "2299-12-31"}), ("resume_sip", {"to": "2024-01-04"})], "....PPPPPP"),
+]
+
+
+def test_pauses_by_date(tx: Conn) -> None:
+    market = Market(tx)
+    daily(market, "A", "2024-01-01", "2024-01-10", hour="12:00")
+    letters = {"EXECUTED": ".", "SKIPPED_PAUSED": "P"}
+    for calls, expected in PAUSES:
+        run = Run(market)
+        run.sip("A", 10, "DAILY", "2024-01-01")
+        for verb, dates in calls:
+            run.call(verb, sip_id=1, **dates)
+        replay(run, "2024-01-01", "2024-01-10")
+        assert "".join(letters[how] for how, *_ in ends(run)) == expected, calls
+        assert run.rules() == set()
+
+
+def test_a_pause_goes_by_the_nominal_date(tx: Conn) -> None:
+    """Not by the date on which the slot falls due, nor by that of the tick; what has ended stays as it is."""
+    market = weekday_market(tx, "2024-01-01", "2024-01-31")
+    daily(market, "A", "2024-01-01", "2024-01-31", hour="12:00")
+    run = Run(market)
+    run.sip("A", 10, "WEEKLY", "2024-01-06")  # Saturdays, due on Mondays
+    run.sip("A", 10, "WEEKLY", "2024-01-06", roll="PREVIOUS")  # due on Fridays
+    for sip_id in (1, 2):
+        run.call("pause_sip", sip_id=sip_id, **{"from": "2024-01-13", "to": "2024-01-13"})
+    for d in ("08", "15"):
+        run.tick(f"2024-01-{d} 12:00")
+    for sip_id in (1, 2):
+        run.call("pause_sip", sip_id=sip_id, **{"from": "2024-01-01", "to": "2024-01-19"})
+    run.tick("2024-01-26 12:00")
+    assert [how for how, *_ in ends(run, 1)] == ["EXECUTED", "SKIPPED_PAUSED", "EXECUTED"]
+    assert [how for how, *_ in ends(run, 2)] == ["EXECUTED", "SKIPPED_PAUSED", "MISSED", "EXECUTED"]
+    run.call("pause_sip", sip_id=1, **{"from": "2024-01-27", "to": "2024-01-27"})
+    run.call("resume_sip", sip_id=1, **{"from": "2024-01-27", "to": "2024-01-27"})
+    run.tick("2024-01-29 12:00")
+    assert ends(run, 1)[-1] == ("EXECUTED", "2024-01-27", "2024-01-29")
+
+
+@pytest.mark.parametrize("verb", ["pause_sip", "resume_sip"])
+def test_dates_of_a_pause_are_dates_in_order(tx: Conn, verb: str) -> None:
+    run = Run(Market(tx, symbols=["A"]))
+    run.sip("A", 10, "DAILY", "2024-01-01")
+    before = run.snapshot()
+    for dates in (
+        *({"from": "2024-01-02", "to": "2024-01-01"}, {"to": "2023-12-31"}, {"from": "infinity"}, {"to": "infinity"}),
+        *({"from": "-infinity"}, {"from": "1899-12-31"}, {"from": "2300-01-01"}, {"to": "2300-01-01"}),
+    ):
+        with refused(tx, "TE101"):
+            run.call(verb, sip_id=1, **dates)
+    assert run.snapshot() == before
+    with refused(tx, "TE101"):
+        run.call(verb, sip_id=2, **{"from": "2024-01-01"})
+
+
+# --- auto-pause ------------------------------------------------------------------------------------------------------
+
+
+def poor(tx: Conn, cash: int, times: int = 9, **options: Any) -> tuple[Run, list[str]]:
+    market = Market(tx)
+    ticks = daily(market, "A", "2024-01-01", f"2024-01-0{times}", hour="12:00")
+    run = Run(market, cash)
+    run.sip("A", 100, "DAILY", "2024-01-01", **options)
+    return run, ticks
+
+
+def endings(run: Run) -> str:
+    letters = {"EXECUTED": ".", "SKIPPED_PAUSED": "P", "SKIPPED_FUNDS": "F", "MISSED": "M", "SKIPPED_BELOW_UNIT": "B"}
+    found = run.table("event_type", "event_ledger", "split_part(event_key, ':', 2)::int")
+    return "".join(letters[kind.removeprefix("SIP_")] for (kind,) in found if kind != "SIP_AUTO_PAUSED")
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"), [(1, "..FPPPPPP"), (2, "..FFPPPPP"), (7, "..FFFFFFF"), (8, "..FFFFFFF"), (None, "..FFFFFFF")]
+)
+def test_auto_pause(tx: Conn, after: int | None, expected: str) -> None:
+    run, times = poor(tx, 250, auto_pause_after=after)
+    for t in times:
+        run.tick(t)
+    assert endings(run) == expected
+    paused = [
+        f
+        for f in run.table("event_type, event_key, logical_time, payload", "event_ledger", "2")
+        if f[0] == "SIP_AUTO_PAUSED"
+    ]
+    if after in (1, 2, 7):
+        slot = 1 + after
+        date = f"2024-01-0{slot + 1}"
+        assert paused == [("SIP_AUTO_PAUSED", f"1:{slot}", at(f"{date} 12:00"), {"date": date, "skipped": after})]
+        assert run.table("paused", "sip_plan", "1") == [(True,)]
+    else:
+        assert paused == []
+        assert run.table("paused", "sip_plan", "1") == [(False,)]
+    assert run.rules() == set()
+
+
+def test_slots_in_a_row_are_counted_and_resume_counts_anew(tx: Conn) -> None:
+    run, times = poor(tx, 100, auto_pause_after=2)
+    run.place("A", "BUY", D("0.5"), limit=90)  # holds 45 back
+    run.tick(times[0])  # F
+    run.cancel(1)
+    run.tick(times[1])  # executes: the row is broken
+    run.tick(times[2])  # F
+    run.tick(times[4])  # one missed, and F
+    assert endings(run) == "F.FMF"
+    run.call("resume_sip", sip_id=1)  # forgets that one
+    run.tick(times[5])
+    assert run.table("paused, skipped_funds", "sip_plan", "1") == [(False, 1)]
+    run.tick(times[6])
+    assert run.table("paused, skipped_funds", "sip_plan", "1") == [(True, 2)]
+    run.call("resume_sip", sip_id=1)
+    assert run.table("paused, skipped_funds", "sip_plan", "1") == [(False, 0)]
+    run.tick(times[8])
+    assert endings(run) == "F.FMFFFMF"
+    assert run.table("paused, skipped_funds", "sip_plan", "1") == [(False, 1)]
+    assert run.rules() == set()
+
+
+def test_auto_pause_within_one_tick(tx: Conn) -> None:
+    run, times = poor(tx, 150, auto_pause_after=2, catch_up="EACH")
+    assert run.call("try_execute_sip", logical_time=at(times[5])) == 1
+    assert endings(run) == ".FFPPP"
+    run.tick(times[5])
+    run.call("resume_sip", sip_id=1)
+    run.tick(times[8])
+    assert endings(run) == ".FFPPPFFP"
+    assert [k for t, k in run.events() if t == "SIP_AUTO_PAUSED"] == ["1:2", "1:7"]
+    assert run.rules() == set()
+
+
+def test_an_auto_pause_that_was_inserted_by_hand_stands_in_nobodys_way(tx: Conn) -> None:
+    run, times = poor(tx, 0, auto_pause_after=2)
+    tx.execute("insert into event_ledger values (%s, %s, %s, 'SIP_AUTO_PAUSED', '1:1', '{}')", [*run.key, at(times[1])])
+    for t in times[:4]:
+        run.tick(t)
+    assert endings(run) == "FFPP"
+    assert run.rules() == set()
+
+
+# --- a new amount ----------------------------------------------------------------------------------------------------
+
+
+def test_change_sip(tx: Conn) -> None:
+    market = Market(tx)
+    times = daily(market, "A", "2024-01-01", "2024-01-09", price=1, hour="12:00")
+    run = Run(market)
+    run.sip("A", 100, "DAILY", "2024-01-01")
+    run.sip("A", 100, "DAILY", "2024-01-01", step_up_amount=10, step_up_every=2)
+    run.sip("A", 100, "DAILY", "2024-01-01", step_up_percent=10, step_up_every=3)
+    run.sip("A", 100, "DAILY", "2024-01-01", step_up_amount=10, step_up_every=2, catch_up="EACH")
+    for t in times[:3]:
+        run.tick(t)
+    for sip_id in (1, 2, 3):
+        run.call("change_sip", sip_id=sip_id, amount=D("50.005"))
+    for t in times[3:6]:
+        run.tick(t)
+    run.call("change_sip", sip_id=2, amount=7)
+    run.call("change_sip", sip_id=2, amount=70)  # the last before the slot counts
+    run.call("change_sip", sip_id=4, amount=5)  # slots 6 to 8 are not due yet
+    run.tick(times[7])
+    run.call("change_sip", sip_id=4, amount=1)
+    run.tick(times[8])
+    new = D("50.01")
+    assert amounts(run, 1) == [100] * 3 + [new] * 6
+    assert amounts(run, 2) == [100, 100, 110, new, new, new + 10, 70, 70, 80]
+    assert amounts(run, 3) == [100] * 3 + [new] * 3 + [D("55.01")] * 3
+    assert amounts(run, 4) == [100, 100, 110, 110, 120, 120, 5, 5, 1]
+    assert run.rules() == set()
+
+
+def test_change_sip_reaches_slots_that_are_due_but_have_not_ended(tx: Conn) -> None:
+    market = Market(tx)
+    times = daily(market, "A", "2024-01-01", "2024-01-05", price=1, hour="12:00")
+    run = Run(market)
+    run.sip("A", 100, "DAILY", "2024-01-01", catch_up="EACH")
+    run.tick(times[1])
+    run.call("change_sip", sip_id=1, amount=40)
+    run.tick(times[4])
+    assert amounts(run) == [100, 100, 40, 40, 40]
+
+
+def test_change_sip_refuses_bad_arguments(tx: Conn) -> None:
+    run = Run(Market(tx, symbols=["A"]))
+    run.sip("A", 100, "DAILY", "2024-01-01")
+    before = run.snapshot()
+    for amount in (None, 0, -1, D("0.004"), D("NaN"), D("Infinity"), D("1e12")):
+        with refused(tx, "TE101"):
+            run.call("change_sip", sip_id=1, amount=amount)
+    for sip_id in (2, 0, None):
+        with refused(tx, "TE101"):
+            run.call("change_sip", sip_id=sip_id, amount=1)
+    assert run.snapshot() == before
+    run.call("stop_run")
+    with refused(tx, "TE001"):
+        run.call("change_sip", sip_id=1, amount=1)
+
+
+# --- baskets ---------------------------------------------------------------------------------------------------------
+
+
+def basket(run: Run, shares: str, amount: Any = 100, start: str = "2024-01-01", **options: Any) -> int:
+    found: int = run.call(
+        "create_sip", symbol=None, amount=amount, frequency="DAILY", start=start, basket=shares, **options
+    )
+    return found
+
+
+def bought(run: Run) -> list[Any]:
+    """(symbol, quantity) of the SIP's trades, in their order; each an order of its own."""
+    found = run.table("order_id, symbol, side, quantity, status, order_type, time_in_force, source", "paper_order", "1")
+    mine = [f for f in found if f[7] == "SIP"]
+    assert all((f[2], *f[4:7]) == ("BUY", "FILLED", "MARKET", "DAY") for f in mine)
+    assert [f[0] for f in mine] == [t[0] for t in run.trades() if t[0] in {f[0] for f in mine}]
+    return [(f[1], f[3]) for f in mine]
+
+
+def priced(tx: Conn, times: int = 3, step: str = "0.000001", **prices: Any) -> Market:
+    market = Market(tx)
+    for symbol, price in prices.items():
+        market.instrument(symbol, step)
+        market.bars(symbol, {f"2024-01-0{d} 12:00": price for d in range(1, times + 1)})
+    return market
+
+
+DAY1, DAY2, DAY3 = (f"2024-01-0{d} 12:00" for d in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("shares", "amount", "parts"),
+    [
+        ('{"b": 0.4, "a": 0.6}', 100, {"a": 60, "b": 40}),
+        ('{"b": 1}', 100, {"b": 100}),
+        ('{"a": 0.335, "b": 0.335, "C": 0.33}', 1, {"C": "0.33", "a": "0.34", "b": "0.33"}),
+        # 0.005 rounds up as long as there is money; the last has what is left, or nothing
+        ('{"a": 0.25, "b": 0.25, "C": 0.25, "d": 0.25}', "0.02", {"C": "0.01", "a": "0.01"}),
+        ('{"a": 0.5, "b": 0.5}', "0.01", {"a": "0.01"}),
+        ('{"a": 0.00001, "b": 0.99999}', 100, {"b": 100}),
+        ('{"a": 0.33333333333333333333, "b": 0.66666666666666666667}', 1000, {"a": "333.33", "b": "666.67"}),
+    ],
+)
+def test_basket(tx: Conn, shares: str, amount: Any, parts: dict[str, Any]) -> None:
+    run = Run(priced(tx, a=1, b=1, C=1, d=1), 1000)
+    basket(run, shares, D(amount))
+    assert run.call("try_execute_sip", logical_time=at(DAY1)) == 1
+    assert bought(run) == [(symbol, D(part)) for symbol, part in parts.items()]
+    payload = {"date": "2024-01-01", "amount": D(amount), "orders": [*range(1, len(parts) + 1)]}
+    assert {**run.payload("1:0"), "amount": D(str(run.payload("1:0")["amount"]))} == payload
+    assert run.cash == 1000 - D(amount)
+    run.tick(DAY1)
+    assert ends(run) == [("EXECUTED", "2024-01-01", "2024-01-01")]
+    assert run.rules() == set()
+
+
+def test_a_basket_waits_while_a_symbol_has_no_price(tx: Conn) -> None:
+    market = priced(tx, A=100)
+    market.bars("B", {DAY3: 50})
+    for drive in ("tick", "replay"):
+        run = Run(market)
+        basket(run, '{"A": 0.5, "B": 0.5}')
+        for t in (DAY1, DAY2, DAY3) if drive == "tick" else ():
+            run.tick(t)
+        if drive == "replay":
+            replay(run, "2024-01-01", "2024-01-03")
+        assert [how for how, *_ in ends(run)] == ["MISSED", "MISSED", "EXECUTED"]
+        assert bought(run) == [("A", D("0.5")), ("B", 1)]
+        assert {e[2] for e in ends(run)} == {"2024-01-03"}
+
+
+@pytest.mark.parametrize(("cash", "how"), [(100, "EXECUTED"), (D("99.99"), "SKIPPED_FUNDS"), (60, "SKIPPED_FUNDS")])
+def test_a_basket_is_bought_whole_or_not_at_all(tx: Conn, cash: Any, how: str) -> None:
+    run = Run(priced(tx, A=1, B=1, C=1), cash)
+    basket(run, '{"A": 0.5, "B": 0.1, "C": 0.4}')
+    run.tick(DAY1)
+    assert [e[0] for e in ends(run)] == [how]
+    assert len(run.orders()) == (3 if how == "EXECUTED" else 0)
+    assert run.cash == (0 if how == "EXECUTED" else cash)
+    if how != "EXECUTED":
+        assert run.payload("1:0") == {"date": "2024-01-01", "amount": 100, "reason": "CASH_INSUFFICIENT", "symbol": "C"}
+    assert run.rules() == set()
+
+
+def test_the_first_leg_that_may_not_be_ends_the_slot(tx: Conn) -> None:
+    run = Run(priced(tx, A=1, B=1, C=1))
+    basket(run, '{"A": 0.5, "B": 0.1, "C": 0.4}')
+    run.call("forbid_symbol", symbol="B")
+    run.tick(DAY1)
+    run.call("set_risk_limit", max_order_value=45)
+    run.tick(DAY2)
+    assert [e[0] for e in ends(run)] == ["MISSED", "MISSED"]
+    assert [(run.payload(f"1:{k}")["reason"], run.payload(f"1:{k}")["symbol"]) for k in (0, 1)] == [
+        ("SYMBOL_FORBIDDEN", "B"),
+        ("ORDER_VALUE_EXCEEDED", "A"),
+    ]
+    assert run.orders() == []
+    assert run.rules() == set()
+
+
+def test_a_leg_below_a_unit_is_left_out(tx: Conn) -> None:
+    run = Run(priced(tx, step="1", A=30, B=60), 1000)
+    basket(run, '{"A": 0.5, "B": 0.5}')
+    basket(run, '{"A": 0.5, "B": 0.5}', 40)
+    run.tick(DAY1)
+    assert bought(run) == [("A", 1)]
+    assert run.payload("1:0") == {"date": "2024-01-01", "amount": 100, "orders": [1]}
+    assert ends(run, 2)[0][0] == "SKIPPED_BELOW_UNIT"
+    run.tick(DAY2)
+    assert run.cash == 1000 - 60  # without whole units nothing is carried
+    assert run.rules() == set()
+
+
+def test_whole_units_of_a_basket_carry_one_residual(tx: Conn) -> None:
+    run = Run(priced(tx, A=30, B=55), 1000)
+    basket(run, '{"A": 0.5, "B": 0.5}', whole_units=True)
+    got = []
+    for t in (DAY1, DAY2, DAY3):
+        run.tick(t)
+        got.append((run.held("A"), run.held("B"), *run.table("residual", "sip_plan", "1")[0]))
+    # 100: 50 + 50 buy 1 + 0, 70 left; 170: 85 + 85 buy 2 + 1, 55 left; 155: 77.5 + 77.5 buy 2 + 1, 40 left
+    assert got == [(1, 0, 70), (3, 1, 55), (5, 2, 40)]
+    assert run.cash == 1000 - 300 + 40
+    assert run.rules() == set()
+
+
+# --- the money of a rebalance plan -----------------------------------------------------------------------------------
+
+
+def towards(run: Run, weights: str, amount: Any, **options: Any) -> int:
+    """A SIP of slot 2024-01-02 that buys for a rebalance plan which itself never trades."""
+    plan_id = run.rebalance(weights, "DAILY", "2299-01-01")
+    found: int = run.call(
+        "create_sip",
+        **{"symbol": None, "amount": amount, "frequency": "DAILY", "start": "2024-01-02", "rebalance_plan": plan_id},
+        **options,
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("held", "weights", "amount", "parts"),
+    [
+        # of 1000: A wants 500 - 400, B 300 - 300, C 200 - 200
+        ({"A": 400, "B": 300, "C": 200}, '{"A": 0.5, "B": 0.3, "C": 0.2}', 100, [("A", 100)]),
+        # of 1000: A 100 too many, C wants 120, B 80
+        ({"A": 600, "B": 220, "C": 80}, '{"A": 0.5, "B": 0.3, "C": 0.2}', 100, [("C", 100)]),
+        ({"A": 500, "B": 220, "C": 80}, '{"A": 0.4, "B": 0.4, "C": 0.2}', 200, [("B", 180), ("C", 20)]),
+        # nothing held: the weights' own shares, the largest first; cash plays no part
+        ({}, '{"C": 0.5, "B": 0.2, "A": 0.3}', 100, [("C", 50), ("A", 30), ("B", 20)]),
+        # equal wants in the order of symbols
+        ({}, '{"b": 0.25, "a": 0.25, "C": 0.25, "A": 0.25}', 100, [(s, 25) for s in ("A", "C", "a", "b")]),
+        ({"A": 100, "B": 100}, '{"B": 0.5, "A": 0.5}', D("0.01"), [("A", D("0.01"))]),
+        # what the weights leave in cash is not the SIP's concern
+        ({"A": 100}, '{"A": 0.2, "B": 0.2}', 100, [("B", 100)]),
+        ({"A": 100}, '{"A": 0.1, "B": 0.2}', 100, [("B", 100)]),
+        ({"A": 100}, '{"A": 0.2, "B": 0.1}', 80, [("B", 60), ("A", 20)]),
+        ({}, '{"A": 0.1, "B": 0.1, "C": 0.1}', 100, [("A", D("33.33")), ("B", D("33.33")), ("C", D("33.34"))]),
+        # several have too much
+        ({"A": 600, "B": 600, "C": 100}, '{"A": 0.3, "B": 0.3, "C": 0.4}', 100, [("C", 100)]),
+        # nor what is held beside the plan, or with weight 0
+        ({"C": 500, "b": 500}, '{"A": 0.5, "B": 0.5, "b": 0}', 100, [("A", 50), ("B", 50)]),
+        ({"A": 1000}, '{"A": 0.5, "B": 0.5}', 100, [("B", 100)]),
+    ],
+)
+def test_money_goes_where_it_is_wanted_most(
+    tx: Conn, held: dict[str, int], weights: str, amount: Any, parts: list[tuple[str, Any]]
+) -> None:
+    run = Run(priced(tx, A=1, B=1, C=1, a=1, b=1))
+    for symbol, quantity in held.items():
+        run.place(symbol, "BUY", quantity)
+    run.tick(DAY1)
+    towards(run, weights, amount)
+    run.tick(DAY2)
+    assert bought(run) == parts
+    assert run.payload("1:0")["orders"] == [len(held) + n for n in range(1, len(parts) + 1)]
+    assert run.cash == 100_000 - sum(held.values()) - amount  # bought for all of it, and sold nothing
+    assert run.events() == [("SIP_EXECUTED", "1:0")]
+    assert run.rules() == set()
+
+
+def test_slot_after_slot_leads_to_the_weights(tx: Conn) -> None:
+    market = Market(tx)
+    market.bars("A", {DAY1: 10, DAY2: 10, DAY3: 30})
+    market.bars("B", {DAY1: 10, DAY2: 10, DAY3: 10})
+    run = Run(market)
+    run.tick(DAY1)
+    towards(run, '{"A": 0.5, "B": 0.5}', 100)
+    run.tick(DAY2)
+    assert bought(run) == [("A", 5), ("B", 5)]
+    run.tick(DAY3)  # A 150, B 50, and 100 more
+    assert bought(run)[2:] == [("B", 10)]
+    assert run.rules() == set()
+
+
+def test_catching_up_each_slot_sees_what_the_one_before_bought(tx: Conn) -> None:
+    run = Run(priced(tx, times=4, A=1, B=1))
+    run.place("A", "BUY", 150)
+    run.tick(DAY1)
+    towards(run, '{"A": 0.5, "B": 0.5}', 100, catch_up="EACH")
+    run.tick("2024-01-04 12:00")
+    assert bought(run) == [("B", 100), ("B", 75), ("A", 25), ("A", 50), ("B", 50)]
+    assert [run.payload(f"1:{k}")["orders"] for k in range(3)] == [[2], [3, 4], [5, 6]]
+    assert run.rules() == set()
+
+
+def test_whole_units_towards_a_rebalance_plan(tx: Conn) -> None:
+    run = Run(priced(tx, A=30, B=40))
+    towards(run, '{"A": 0.5, "B": 0.5}', 100, whole_units=True)
+    run.tick(DAY2)
+    run.tick(DAY3)
+    # 50 + 50 buy 1 + 1; of 70 + 130, A wants 70 of it and B the rest
+    assert bought(run) == [("A", 1), ("B", 1), ("A", 2), ("B", 1)]
+    assert run.table("residual", "sip_plan", "1") == [(30,)]
+
+
+def test_a_purchase_towards_a_plan_waits_for_every_price_with_a_weight(tx: Conn) -> None:
+    market = priced(tx, A=1)
+    market.bars("B", {DAY3: 1})
+    market.instrument("X")
+    run = Run(market)
+    run.tick(DAY1)
+    towards(run, '{"A": 0.5, "B": 0.5, "X": 0}', 100)
+    run.tick(DAY2)
+    assert ends(run) == []
+    run.tick(DAY3)
+    assert bought(run) == [("A", 50), ("B", 50)]
+
+
+# --- exactly one thing to buy ----------------------------------------------------------------------------------------
+
+BAD_BASKETS = (
+    *("{}", "[]", "null", "1", '[{"A": 1}]', '{"A": 0.5}', '{"A": 0.6, "B": 0.5}', '{"A": 1, "B": 0}'),
+    *('{"A": 1.5, "B": -0.5}', '{"A": "1"}', '{"A": null}', '{"A": [1]}', '{"A": 0.5, "B": 0.49999999999999999999}'),
+)
+
+
+def test_a_sip_buys_one_thing(tx: Conn) -> None:
+    run = Run(Market(tx, symbols=["A", "B"]))
+    assert run.rebalance('{"A": 1}', "DAILY", "2024-01-01") == 1
+    assert run.rebalance('{"A": 0, "B": 0}', "DAILY", "2024-01-01") == 2
+    whole = {"basket": '{"A": 0.5, "B": 0.5}'}
+    bad: list[dict[str, Any]] = [
+        *({"symbol": None, "basket": b} for b in BAD_BASKETS),
+        *({"symbol": None, "rebalance_plan": p} for p in (0, 2, 3, -1)),  # 2 has no weight
+        *(
+            {"symbol": "A", **whole},
+            {"symbol": "A", "rebalance_plan": 1},
+            {"symbol": None, **whole, "rebalance_plan": 1},
+        ),
+    ]
+    for options in bad:
+        with refused(tx, "TE101"):
+            run.call("create_sip", **{**GOOD, **options})
+    for name in ('{"A": 0.5, "NOWHERE": 0.5}', '{"": 1}'):
+        with refused(tx, "TE201"):
+            run.call("create_sip", **{**GOOD, "symbol": None, "basket": name})
+    assert run.count("sip_plan") == 0
+    assert [run.call("create_sip", **{**GOOD, "symbol": None, **o}) for o in (whole, {"rebalance_plan": 1})] == [1, 2]
+
+
+def test_raw_plans_are_checked_too(tx: Conn) -> None:
+    market = priced(tx, A=1, B=1)
+    run = Run(market)
+    raw = "insert into sip_plan (user_id, run_id, sip_id, amount, frequency, start_date, {0}) values (%s, %s, 1, 10, 'DAILY', '2024-01-01', {1})"
+    for column, literal in (
+        *(("basket", f"'{b}'") for b in BAD_BASKETS[:5] + BAD_BASKETS[7:12]),
+        *(("symbol, basket", "'A', '{\"A\": 1}'"), ("end_date", "null")),
+        *(
+            ("symbol, pauses", f"'A', '{p}'")
+            for p in ("{[-infinity,2024-01-01)}", "{(,2024-01-01)}", "{[2024-01-01,infinity)}")
+        ),
+        *(("symbol, auto_pause_after", "'A', 0"), ("symbol, base_slot", "'A', 1"), ("symbol, skipped_funds", "'A', 1")),
+    ):
+        with pytest.raises(Error) as caught, tx.transaction():
+            tx.execute(raw.format(column, literal), run.key)
+        assert caught.value.sqlstate == "23514", (column, literal)
+    with pytest.raises(Error) as caught, tx.transaction():
+        tx.execute(raw.format("rebalance_plan_id", "1"), run.key)
+    assert caught.value.sqlstate == "23503"
+
+
+@pytest.mark.parametrize("shares", ['{"A": 0.5, "B": 0.1}', '{"A": 0.9, "B": 0.9}', '{"A": 0.5, "NOWHERE": 0.5}'])
+def test_a_raw_basket_that_is_no_whole_spends_no_more_than_its_amount(tx: Conn, shares: str) -> None:
+    run = Run(priced(tx, A=1, B=1))
+    basket(run, '{"A": 0.5, "B": 0.5}')
+    tx.execute("update sip_plan set basket = %s where user_id = %s", [shares, run.user_id])
+    for t in (DAY1, DAY2):
+        run.tick(t)
+    spent = 0 if "NOWHERE" in shares else 200
+    assert run.cash == 100_000 - spent
+    assert run.rules() == ({"basket_is_no_whole"} if spent else set())
+
+
+def test_a_plan_without_weights_buys_nothing_and_stays_due(tx: Conn) -> None:
+    run = Run(priced(tx, A=1))
+    towards(run, '{"A": 1}', 100)
+    tx.execute("update target_weight set weight = 0 where user_id = %s", [run.user_id])
+    run.tick(DAY2)
+    replay(run, "2024-01-03", "2024-01-03")
+    assert (ends(run), run.orders(), run.rules()) == ([], [], set())
+
+
+def test_a_slot_that_was_ended_by_hand_leaves_the_residual(tx: Conn) -> None:
+    run = Run(priced(tx, A=30))
+    run.sip("A", 100, "DAILY", "2024-01-01", whole_units=True, auto_pause_after=1)
+    tx.execute("insert into event_ledger values (%s, %s, %s, 'SIP_SKIPPED_FUNDS', '1:0', '{}')", [*run.key, at(DAY1)])
+    run.tick(DAY1)
+    assert run.table("next_slot, residual, paused", "sip_plan", "1") == [(1, 0, False)]
+    assert run.orders() == []
+    run.tick(DAY2)
+    assert run.table("next_slot, residual, paused", "sip_plan", "1") == [(2, 10, False)]

@@ -512,6 +512,12 @@ PLANTS: dict[str, list[Plant]] = {
         # weights above 1 in sum
         sql("insert into target_weight values (%(u)s, %(r)s, 1, 'C', 0.9)"),
     ],
+    "basket_is_no_whole": [
+        sql('update sip_plan set symbol = null, basket = \'{"C": 0.6, "B": 0.3999}\' where KEY'),
+    ],
+    "auto_pause_without_skipped_funds": [
+        sql(f"insert into event_ledger values (%(u)s, %(r)s, {LAST}, 'SIP_AUTO_PAUSED', '1:0')"),
+    ],
 }
 
 
