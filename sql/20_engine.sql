@@ -71,6 +71,12 @@ end;
 create function engine.value(p_quantity numeric, p_price numeric, p_scale int) returns numeric
 language sql immutable parallel safe return round(p_quantity * p_price, p_scale);
 
+-- Money that crosses the run's border, by the cause of its cash entry: paid in or taken out. All else is what the run
+-- itself earned, paid or moved between cash and holdings.
+create function engine.is_external(p_cause text) returns boolean
+language sql immutable parallel safe
+return p_cause not in ('TRADE', 'DIVIDEND', 'CASH_IN_LIEU', 'BORROW_FEE', 'MARGIN_INTEREST');
+
 -- One deed of the engine that is decided but not yet written: an order (new, or an open one that ends), its trade and
 -- cash entry, an event. engine.post writes it to the ledgers.
 create type engine.entry as (
