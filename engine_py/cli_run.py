@@ -108,7 +108,7 @@ def run_list(user: int | None) -> None:
 @run.command("show")
 @of_run
 def run_show(user: int, run: int) -> None:
-    """One run: state, positions, last equity, performance."""
+    """One run: state, positions, last equity, performance (in place of a missing number, its reason)."""
     with session() as s:
         document = _describe(s, user, run)
     emit(document, _words(document))
@@ -132,17 +132,21 @@ def _describe(s: Session, user: int, run: int) -> dict[str, Any]:
         ),
         "equity": next(iter(equity), None),
         "performance": {row["metric"]: row["value"] for row in s.select("select * from performance(%s, %s)", *key)},
+        "performance_reasons": {
+            row["metric"]: row["reason"] for row in s.select("select * from performance_reasons(%s, %s)", *key)
+        },
     }
 
 
 def _words(document: dict[str, Any]) -> str:
     state = document["state"] or {}
+    reasons = document["performance_reasons"]
     head = {**document["run"], "cash": state.get("cash"), "last_logical_time": state.get("last_logical_time")}
     names = (*_RUN, "status_reason", "currency", "initial_cash", "cash")
     parts = [
         pairs((name, text(head[name])) for name in names),
         table(document["positions"], ("symbol", "quantity", "cost_basis", "realized_pnl")),
-        pairs((name, text(value)) for name, value in document["performance"].items()),
+        pairs((name, text(reasons.get(name, value))) for name, value in document["performance"].items()),
     ]
     return "\n\n".join(parts)
 

@@ -72,6 +72,12 @@ end;
 create function engine.value(p_quantity numeric, p_price numeric, p_scale int) returns numeric
 language sql immutable parallel safe return round(p_quantity * p_price, p_scale);
 
+-- Money that crosses the run's border, by the cause of its cash entry: paid in or taken out. All else is what the run
+-- itself earned, paid or moved between cash and holdings.
+create function engine.is_external(p_cause text) returns boolean
+language sql immutable parallel safe
+return p_cause not in ('TRADE', 'DIVIDEND', 'CASH_IN_LIEU', 'BORROW_FEE', 'MARGIN_INTEREST');
+
 -- A component of an order's fees and the key of the fee_schedule row it comes from; schedule and side are the order's.
 create type engine.fee as (component text, amount numeric, product text, effective_from date);
 

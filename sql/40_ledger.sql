@@ -100,6 +100,11 @@ begin
   return c;
 end $$;
 
+-- What a sale takes from the cost of the units held: its share, and the whole of it with the last unit.
+create function engine.cost_of_sale(p_cost_basis numeric, p_held numeric, p_sold numeric, p_scale int) returns numeric
+language sql immutable parallel safe
+return case when p_sold = p_held then p_cost_basis else round(p_cost_basis * p_sold / p_held, p_scale) end;
+
 -- Note a fill of e.quantity at e.price, and move cash and position. Total average cost: a sale takes its share of the
 -- cost with it.
 create function engine.book_trade(c engine.context, e engine.entry) returns engine.context
@@ -129,8 +134,7 @@ begin
     c.cost_bases[i] := c.cost_bases[i] - e.amount;
     c.cost_basis := c.cost_basis - e.amount;
   else
-    v_sold := case when e.quantity = c.quantities[i] then c.cost_bases[i]
-                   else round(c.cost_bases[i] * e.quantity / c.quantities[i], c.scale) end;
+    v_sold := engine.cost_of_sale(c.cost_bases[i], c.quantities[i], e.quantity, c.scale);
     c.quantities[i] := c.quantities[i] - e.quantity;
     c.cost_bases[i] := c.cost_bases[i] - v_sold;
     c.realized_pnls[i] := c.realized_pnls[i] + e.amount - v_sold;

@@ -42,4 +42,29 @@ begin
   perform from public.strategy_run where false;
   return query select * from engine.performance(p_user_id, p_run_id);
 end $$;
-comment on function performance is 'performance(user, run) → (metric, value). Money in the run''s currency; rates as shares (0.1 = 10 %), null where undefined. xirr: external flows against equity. xirr_invested: buys and sells against market value, the money-weighted return of what was put to work, idle cash left out. twr, cagr (365-day years), max_drawdown from marks.';
+comment on function performance is 'performance(user, run) → (metric, value). Money in the run''s currency; rates as shares (0.1 = 10 %), null where undefined (performance_reasons says why). xirr: external flows against equity. xirr_invested: buys, sells, dividends and costs of carry against market value, the money-weighted return of what was put to work, idle cash left out. twr, cagr (365-day years), max_drawdown, calmar from marks, flows taken out. best_period, worst_period, volatility, sharpe, sortino from returns between the last marks of consecutive sessions, annualised by how many there are in a year of this run; riskless rate 0. exposure: market value over equity, average over time. turnover: the lesser of bought and sold over average equity, a year. hit_rate: share of sales that realized a gain.';
+
+create or replace function performance_reasons(p_user_id bigint, p_run_id bigint) returns table (metric text, reason text)
+language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  return query select * from engine.performance_reasons(p_user_id, p_run_id);
+end $$;
+comment on function performance_reasons is 'performance_reasons(user, run) → (metric, reason) for each metric of performance that is null. NO_MARK: never ticked. NO_FLOW: no cash has moved. NOT_FUNDED: nothing had come in by the first mark. ONE_DIRECTION_ONLY: money only went in, or only came out. NO_ROOT, SEVERAL_ROOTS: no rate solves the flows, or more than one. RATE_OUT_OF_RANGE: too large for a number. SHORT_SPAN: less than a day. TOO_FEW_PERIODS: fewer than two sessions marked, or three for what is annualised. EQUITY_NOT_POSITIVE: equity fell to nothing or below. NO_VARIATION, NO_DOWNSIDE, NO_DRAWDOWN: nothing to divide by. NO_SALE. NO_POSITION: trades without paper_position. UNITS_NOT_FROM_TRADES: trades and their cash do not account for the units held. TRADED_SINCE_MARK: cost and market value are of different times.';
+
+create or replace function performance_by_symbol(p_user_id bigint, p_run_id bigint) returns table (symbol text, metric text, value numeric)
+language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  return query select * from engine.symbol_measures(p_user_id, p_run_id);
+end $$;
+comment on function performance_by_symbol is 'performance_by_symbol(user, run) → (symbol, metric, value) for every symbol ever traded or held: quantity, cost_basis, market_value (at the last close known to the run), realized_pnl, unrealized_pnl, bought, sold, fees, trades, hit_rate, and xirr of its own trades. Dividends are not in it: the cash ledger books them to the run.';
+
+create or replace function drawdowns(p_user_id bigint, p_run_id bigint)
+returns table (peak_time timestamptz, trough_time timestamptz, recovery_time timestamptz, depth numeric)
+language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  return query select * from engine.drawdowns(p_user_id, p_run_id);
+end $$;
+comment on function drawdowns is 'drawdowns(user, run) → (peak_time, trough_time, recovery_time, depth), the deepest first: every fall of equity, flows taken out, below an earlier high. depth is a share of the high, -0.1 = 10 % below; the first one''s is max_drawdown. recovery_time null: still under water.';

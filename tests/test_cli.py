@@ -323,7 +323,7 @@ def test_run_list_and_show(cli: Cli, run: tuple[int, int]) -> None:
     assert (mark["equity"], mark["logical_time"]) == ("10050.0000", T1)
     assert cli.json("tick", *run, "2024-01-02T16:00:00-05:00") == mark  # the same time, once
     shown = cli.json("run", "show", *run)
-    assert list(shown) == ["run", "state", "positions", "equity", "performance"]
+    assert list(shown) == ["run", "state", "positions", "equity", "performance", "performance_reasons"]
     assert (shown["run"]["status"], shown["state"]["last_logical_time"], shown["equity"]) == (
         "RUNNING",
         T1,
@@ -331,11 +331,13 @@ def test_run_list_and_show(cli: Cli, run: tuple[int, int]) -> None:
     )
     assert [(p["symbol"], p["quantity"]) for p in shown["positions"]] == [("AAA", "10.00000000")]
     assert (shown["performance"]["equity"], shown["performance"]["xirr"]) == ("10050", None)
+    assert shown["performance_reasons"]["sharpe"] == "TOO_FEW_PERIODS"
     (listed,) = cli.json("run", "list")
     assert (listed["user_id"], listed["run_id"], listed["last_logical_time"]) == (user, run_id, T1)
     assert cli.json("run", "list", "--user", user + 1) == []
     words = cli("run", "show", *run).stdout
     assert "AAA" in words
+    assert "TOO_FEW_PERIODS" in words
     assert "10050" in words
     assert "RUNNING" in cli("run", "list").stdout
     assert cli("tick", *run, T1).stdout == f"{T1}: equity 10050, cash 9000, market_value 1050\n"

@@ -180,6 +180,9 @@ UNKNOWN_RUN = (
     "select run_digest(1, 999)",
     "select * from replay_diff(1, 999, 1, 999)",
     "select * from performance(1, 999)",
+    "select * from performance_reasons(1, 999)",
+    "select * from performance_by_symbol(1, 999)",
+    "select * from drawdowns(1, 999)",
 )
 
 

@@ -113,7 +113,8 @@ def replay(conn: Conn, run: Run, first: int, last: int) -> None:
 
 def report(conn: Conn, run: Run) -> None:
     digest(conn, run)
-    conn.execute("select * from performance(%s, %s)", run)
+    for verb in ("performance", "performance_reasons", "performance_by_symbol", "drawdowns"):
+        conn.execute(f"select * from {verb}(%s, %s)", run)
     conn.execute("select * from replay_diff(%s, %s, %s, %s)", [*run, *run])
     conn.execute("select * from equity_between(%s, %s)", run)
     conn.execute("select * from equity_at(%s, %s, %s)", [*run, at(5)])
@@ -265,7 +266,7 @@ def test_reports_read_their_run_only(db: Conn, analyzed: bool) -> None:
     make_runs(db, 1000, "other")
     run = sip_run(db)
     replay(db, run, 0, 299)
-    work(db, lambda: report(db, run)).check(rows=6 * 300)
+    work(db, lambda: report(db, run)).check(rows=9 * 300)  # each of the reports, and digest, difference and curve
 
 
 @EMPTY

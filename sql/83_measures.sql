@@ -1,0 +1,177 @@
+-- The numbers people ask for: of a run, and of each of its symbols.
+set local search_path = public, pg_temp;
+set local plpgsql.extra_errors = 'shadowed_variables';
+
+-- What became of one symbol. is_traced: its trades alone account for the units held, so that each sale's gain is known.
+-- times, amounts: the cash of its trades.
+create type engine.book as (
+  symbol text, quantity numeric, cost_basis numeric, realized_pnl numeric, bought numeric, sold numeric, fees numeric,
+  trades bigint, sales bigint, wins bigint, is_traced boolean, last_time timestamptz, times timestamptz[], amounts numeric[]
+);
+
+-- Each trade with its cash, and with what it realized if it is a sale, by the rule that booked it. Units that came by
+-- other ways than a trade cannot be seen here: a sale of more than was bought has no known gain. Trades and their cash
+-- meet in one GROUP BY, not in a join, which may be planned as a quadratic loop.
+create function engine.trade_gains(p_user_id bigint, p_run_id bigint, p_scale int)
+returns table (trade_id bigint, symbol text, side text, logical_time timestamptz, value numeric, fees numeric, amount numeric, gain numeric, held numeric)
+language plpgsql stable as $$
+declare
+  v_symbol text;
+  v_cost numeric;
+  v_sold numeric;
+  v_quantity numeric;
+begin
+  for trade_id, symbol, side, logical_time, value, fees, amount, v_quantity in
+    select u.trade_id, max(u.symbol) as symbol, max(u.side), max(u.at), max(engine.value(u.quantity, u.price, p_scale)), max(u.fees),
+           sum(u.amount), max(u.quantity)
+      from (select t.trade_id, t.symbol, t.side, t.logical_time as at, t.quantity, t.price, t.fees, null::money_amount as amount
+              from paper_trade t where t.user_id = p_user_id and t.run_id = p_run_id
+            union all
+            select l.trade_id, null, null, null, null, null, null, l.amount
+              from cash_ledger l where l.user_id = p_user_id and l.run_id = p_run_id and l.trade_id is not null) u
+     group by u.trade_id
+     order by max(u.symbol) collate "C", u.trade_id
+  loop
+    if symbol is distinct from v_symbol then
+      v_symbol := symbol;
+      v_cost := 0;
+      held := 0;
+    end if;
+    gain := null;
+    if side = 'BUY' then
+      held := held + v_quantity;
+      v_cost := v_cost - amount;
+    else
+      v_sold := case when v_quantity <= held then engine.cost_of_sale(v_cost, held, v_quantity, p_scale) end;
+      held := held - v_quantity;
+      v_cost := v_cost - v_sold;
+      gain := amount - v_sold;
+    end if;
+    return next;
+  end loop;
+end $$;
+
+-- One row a symbol that was ever traded or held, in order.
+create function engine.books(p_user_id bigint, p_run_id bigint, p_scale int) returns setof engine.book
+language sql stable
+begin atomic
+  select coalesce(p.symbol, t.symbol), p.quantity, p.cost_basis, p.realized_pnl, coalesce(t.bought, 0), coalesce(t.sold, 0),
+         coalesce(t.fees, 0), coalesce(t.trades, 0), coalesce(t.sales, 0), coalesce(t.wins, 0),
+         coalesce(t.sales = t.known and t.held = p.quantity, false), t.last_time, t.times, t.amounts
+    from (select p.symbol, p.quantity, p.cost_basis, p.realized_pnl from paper_position p where p.user_id = p_user_id and p.run_id = p_run_id) p
+    full join (select g.symbol, sum(g.value) filter (where g.side = 'BUY') as bought, sum(g.value) filter (where g.side = 'SELL') as sold,
+                      sum(g.fees) as fees, count(*) as trades, count(*) filter (where g.side = 'SELL') as sales, count(g.gain) as known,
+                      count(*) filter (where g.gain > 0) as wins, (array_agg(g.held order by g.trade_id desc))[1] as held,
+                      max(g.logical_time) as last_time, array_agg(g.logical_time order by g.trade_id) as times,
+                      array_agg(g.amount order by g.trade_id) as amounts
+                 from engine.trade_gains(p_user_id, p_run_id, p_scale) g group by g.symbol) t on t.symbol = p.symbol
+   order by coalesce(p.symbol, t.symbol) collate "C";
+end;
+
+-- hit_rate: of all sales, the share that realized a gain, fees counted; each fill that sells is one.
+create function engine.hit_measure(p_sales numeric, p_wins numeric, p_is_traced boolean) returns engine.measure
+language sql immutable
+return engine.measured(case when p_is_traced then p_wins / nullif(p_sales, 0) end,
+                       case when p_sales > 0 then 'UNITS_NOT_FROM_TRADES' else 'NO_SALE' end);
+
+-- Money-weighted returns, on what is flows and on what is left at the last mark: of the account, external flows against
+-- equity; of what was put to work, all other cash (trades, dividends, cash in lieu, costs of carry) against market value.
+create function engine.money_weighted_measures(c engine.curve) returns table (metric text, measure engine.measure)
+language plpgsql stable as $$
+begin
+  if c.times is null then
+    return query values ('xirr', engine.measured(null, 'NO_MARK')), ('xirr_invested', engine.measured(null, 'NO_MARK'));
+    return;
+  end if;
+  return query
+  with flow as materialized (
+    select coalesce(l.logical_time, c.since)::timestamptz as at, l.amount::numeric, engine.is_external(l.cause) as is_external
+      from cash_ledger l
+     where l.user_id = c.user_id and l.run_id = c.run_id and coalesce(l.logical_time, c.since) <= c.upto
+  )
+  select 'xirr', (select engine.xirr_measure(array_agg(f.at) || c.upto, array_agg(-f.amount) || c.equity) from flow f where f.is_external)
+  union all
+  select 'xirr_invested', (select engine.xirr_measure(array_agg(f.at) || c.upto, array_agg(f.amount) || c.market_value) from flow f where not f.is_external);
+end $$;
+
+-- Every metric of a run, each a value or the reason why it has none.
+create function engine.performance_measures(p_user_id bigint, p_run_id bigint) returns table (metric text, measure engine.measure)
+language plpgsql stable as $$
+declare
+  c engine.curve := engine.read_curve(p_user_id, p_run_id);
+  b record;
+  v_twr engine.measure := engine.time_weighted_measure(c);
+  v_cagr engine.measure := engine.annual_measure(v_twr, c.upto - c.since);
+  v_fall engine.measure := engine.max_drawdown_measure(c);
+  v_reason text := case when c.times is null then 'NO_MARK' end;
+begin
+  select coalesce(sum(k.bought), 0) as bought, coalesce(sum(k.sold), 0) as sold, coalesce(sum(k.fees), 0) as fees, coalesce(sum(k.trades), 0) as trades,
+         coalesce(sum(k.sales), 0) as sales, coalesce(sum(k.wins), 0) as wins, bool_and(k.is_traced) filter (where k.sales > 0) as is_traced,
+         coalesce(sum(k.realized_pnl), 0) as realized_pnl, coalesce(sum(k.cost_basis), 0) as cost_basis,
+         case when bool_or(k.quantity is null) then 'NO_POSITION' end as reason, coalesce(max(k.last_time) > c.upto, false) as is_ahead
+    into b from engine.books(p_user_id, p_run_id, c.scale) k;
+  return query values
+    ('funded', engine.measured((select sum(l.amount) from cash_ledger l
+                                 where l.user_id = p_user_id and l.run_id = p_run_id and engine.is_external(l.cause)), 'NO_FLOW')),
+    ('cash', engine.measured(c.cash, v_reason)),
+    ('market_value', engine.measured(c.market_value, v_reason)),
+    ('equity', engine.measured(c.equity, v_reason)),
+    ('bought', engine.measured(b.bought, null)),
+    ('sold', engine.measured(b.sold, null)),
+    ('fees', engine.measured(b.fees, null)),
+    ('trades', engine.measured(b.trades, null)),
+    ('realized_pnl', engine.measured(case when b.reason is null then b.realized_pnl end, b.reason)),
+    ('unrealized_pnl', engine.measured(case when b.reason is null and not b.is_ahead then c.market_value - b.cost_basis end,
+                                       coalesce(v_reason, b.reason, 'TRADED_SINCE_MARK'))),
+    ('hit_rate', engine.hit_measure(b.sales, b.wins, b.is_traced));
+  return query select * from engine.exposure_measures(c, b.bought, b.sold);
+  return query select * from engine.money_weighted_measures(c);
+  return query values ('twr', v_twr), ('cagr', v_cagr), ('max_drawdown', v_fall), ('calmar', engine.calmar_measure(v_cagr, v_fall));
+  return query select * from engine.period_measures(c);
+end $$;
+
+create function engine.performance(p_user_id bigint, p_run_id bigint) returns table (metric text, value numeric)
+language sql stable
+begin atomic
+  select m.metric, trim_scale(round((m.measure).value, 8)) from engine.performance_measures(p_user_id, p_run_id) m;
+end;
+
+create function engine.performance_reasons(p_user_id bigint, p_run_id bigint) returns table (metric text, reason text)
+language sql stable
+begin atomic
+  select m.metric, (m.measure).reason from engine.performance_measures(p_user_id, p_run_id) m where (m.measure).value is null;
+end;
+
+-- The same of each symbol, as far as the run has got: units and cost as they stand, worth the last close at or before the
+-- last mark or trade. Bars are read as they are now. Dividends are cash of the run, and no entry says of which symbol.
+create function engine.symbol_measures(p_user_id bigint, p_run_id bigint) returns table (symbol text, metric text, value numeric)
+language plpgsql stable as $$
+declare
+  c engine.curve := engine.read_curve(p_user_id, p_run_id);
+  v_books engine.book[] := array(select b from engine.books(p_user_id, p_run_id, c.scale) b);
+  v_upto timestamptz := greatest(c.upto, (select max(b.last_time) from unnest(v_books) b));
+begin
+  return query
+  select b.symbol, m.metric, trim_scale(round(m.value, 8))
+    from unnest(v_books) with ordinality b
+   cross join lateral (
+     select case when b.quantity = 0 then 0
+                 else engine.value(b.quantity, (select p.close from price_bar p
+                                                 where p.feed = c.feed and p.symbol = b.symbol and p.logical_time <= v_upto
+                                                 order by p.logical_time desc limit 1), c.scale) end as market_value) v
+   cross join lateral (values
+     (1, 'quantity', b.quantity),
+     (2, 'cost_basis', b.cost_basis),
+     (3, 'market_value', v.market_value),
+     (4, 'realized_pnl', b.realized_pnl),
+     (5, 'unrealized_pnl', v.market_value - b.cost_basis),
+     (6, 'bought', b.bought),
+     (7, 'sold', b.sold),
+     (8, 'fees', b.fees),
+     (9, 'trades', b.trades::numeric),
+     (10, 'hit_rate', (engine.hit_measure(b.sales, b.wins, b.is_traced)).value),
+     (11, 'xirr', case when v.market_value is not null and array_position(b.amounts, null) is null
+                       then engine.xirr(b.times || v_upto, b.amounts || v.market_value) end)
+   ) m (ordinal, metric, value)
+   order by b.ordinality, m.ordinal;
+end $$;
