@@ -3,7 +3,8 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
--- What becomes of an order next, after p_after and up to p_upto; at most one row.
+-- What becomes of an order next, after p_after and up to p_upto; at most one row. p_ends_after: its time may be over at a
+-- bar later than this; an order that has met its bar and stays open can still end with that bar.
 --   end   DAY: the first bar time of the feed at or after the close of the session in which the order was accepted;
 --         accepted while the market is closed, it belongs to the next session; before the first tick, to that one.
 --         GTD: the same with its good_till.
@@ -11,7 +12,8 @@ set local plpgsql.extra_errors = 'shadowed_variables';
 --         the first at all, or the one that triggers them.
 -- A trailing stop meets each bar with the stop that the bars before it have made.
 create function engine.fate(
-  p_feed text, p_calendar text, p_first timestamptz, p_after timestamptz, p_upto timestamptz, p_penetration int, o paper_order
+  p_feed text, p_calendar text, p_first timestamptz, p_after timestamptz, p_ends_after timestamptz, p_upto timestamptz,
+  p_penetration int, o paper_order
 ) returns table (logical_time timestamptz, phase int, price numeric, is_trigger boolean, stop_price numeric,
                  open numeric, low numeric, high numeric, volume numeric)
 language sql stable
@@ -32,7 +34,7 @@ begin atomic
       union all select (o).good_till where (o).time_in_force = 'GTD') d on true
     left join lateral (
       select b.logical_time, b.logical_time > d.at as is_past from price_bar b
-       where b.feed = p_feed and b.logical_time >= d.at and b.logical_time > p_after and b.logical_time <= p_upto
+       where b.feed = p_feed and b.logical_time >= d.at and b.logical_time > p_ends_after and b.logical_time <= p_upto
        order by b.logical_time limit 1) e on true
     left join lateral (
       (select b.logical_time, b.open, b.high, b.low, b.close, b.volume, n.open_at, (o).stop_price as stop_price
@@ -86,7 +88,8 @@ begin
                    p_to as upto, c.first_logical_time as first, (c.terms).penetration_ticks as penetration offset 0) a
       join paper_order o on o.user_id = a.user_id and o.run_id = a.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
        and (o.logical_time < a.upto or o.logical_time is null)
-     cross join lateral engine.fate(a.feed, a.calendar, a.first, greatest(a.after, o.logical_time, o.seen_time), a.upto, a.penetration, o) f
+     cross join lateral (select greatest(a.after, o.logical_time, o.seen_time) as after) s
+     cross join lateral engine.fate(a.feed, a.calendar, a.first, s.after, s.after, a.upto, a.penetration, o) f
      order by f.logical_time, f.phase, o.order_id;
   return v_cursor;
 end $$;
@@ -166,7 +169,8 @@ begin
              o.order_id, o.symbol, o.side, o.order_type, o.time_in_force, o.quantity, o.filled_quantity, o.reserve_price,
              o.oco_id, num_nonnulls(o.take_profit_price, o.stop_loss_price) > 0
         from paper_order o
-       cross join lateral engine.fate(c.feed, c.calendar, c.first_logical_time, p_after, c.horizon, (c.terms).penetration_ticks, o) f
+       cross join lateral engine.fate(c.feed, c.calendar, c.first_logical_time, p_after, (c.match).logical_time - interval '1 microsecond',
+                                      c.horizon, (c.terms).penetration_ticks, o) f
        where o.user_id = c.user_id and o.run_id = c.run_id and o.order_id = any (p_order_ids)
     ) y
    cross join lateral (select row(y.*)::engine.match as x) z

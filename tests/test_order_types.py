@@ -1,0 +1,71 @@
+"""Order types on bars, rule by rule: stops, lives, pairs, brackets, volume, slippage, replaced orders, raw rows.
+
+Random scripts of the same are played against an independent model in test_model.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from desk import Conn, D, Run, at, weekday_market
+
+DAY1, DAY2 = "2024-01-02", "2024-01-03"  # sessions (09:30, 16:00]
+T0 = f"{DAY1} 10:00"
+CLOSE1 = f"{DAY1} 16:00"
+
+
+def desk_with(tx: Conn, bars: dict[str, Any], held: int = 1000, tick_size: Any = None, **terms: Any) -> Run:
+    """A run that holds ACME and stands at T0, mid-session, with ACME at 100; the bars come after."""
+    market = weekday_market(tx, DAY1, "2024-01-05")
+    market.instrument("ACME", step=1, tick=tick_size)
+    market.bars("ACME", {f"{DAY1} 09:45": 100, T0: 100, **bars})
+    market.bars("CLOCK", {t: 1 for t in bars})
+    run = Run(market, 1_000_000, **terms)
+    if held:
+        run.place("ACME", "BUY", held)
+        run.tick(f"{DAY1} 09:45")
+    run.tick(T0)
+    return run
+
+
+def fills_of(run: Run, order_id: int) -> list[tuple[Any, ...]]:
+    """(clock of the bar, quantity, price) of an order's trades."""
+    return [(t[1].strftime("%Y-%m-%d %H:%M"), t[4], t[5]) for t in run.trades() if t[0] == order_id]
+
+
+def ended(run: Run, order_id: int) -> tuple[str, str | None]:
+    """How an order has ended, and when."""
+    closed = run.order(order_id)["closed_time"]
+    return run.status(order_id), closed and closed.strftime("%Y-%m-%d %H:%M")
+
+
+# --- an order that stays open on a bar ---------------------------------------------------------------------------------
+
+
+def test_an_order_that_stays_open_on_the_last_bar_of_its_time_ends_with_it(tx: Conn) -> None:
+    late = f"{DAY2} 11:00"
+    run = desk_with(tx, {CLOSE1: (100, 106, 100, 106, 30), late: (100, 110, 90, 100, 30)}, participation=D("0.1"))
+    stop_limit = {"order_type": "STOP_LIMIT", "stop_price": 105, "limit_price": 102}
+    till = at(CLOSE1)
+    run.place("ACME", "BUY", 1, **stop_limit, time_in_force="DAY")  # 2: triggered, and the close is above its limit
+    run.place("ACME", "BUY", 1, **stop_limit, time_in_force="GTD", good_till=till)
+    run.place("ACME", "SELL", 5, time_in_force="DAY")  # 4: 3 of 5
+    run.place("ACME", "BUY", 5, time_in_force="GTD", good_till=till)  # 5: no volume is left
+    run.tick(CLOSE1)
+    assert [ended(run, n) for n in (2, 3, 4, 5)] == [("EXPIRED", CLOSE1)] * 4
+    assert fills_of(run, 4) == [(CLOSE1, 3, 100)]
+    assert [run.order(n)["triggered_time"] for n in (2, 3)] == [till, till]
+    run.tick(late)
+    assert len(run.trades()) == 2
+    assert run.rules() == set()
+
+
+def test_exits_of_an_entry_that_fills_on_the_last_bar_of_its_time_end_with_it(tx: Conn) -> None:
+    run = desk_with(tx, {CLOSE1: (100, 101, 99, 100), f"{DAY2} 11:00": (100, 120, 80, 100)})
+    terms = {"take_profit": 110, "stop_loss": 90, "time_in_force": "GTD", "good_till": at(CLOSE1)}
+    run.place("ACME", "BUY", 1, **terms)  # at the open
+    run.place("ACME", "BUY", 1, limit=D("99.5"), **terms)  # within the bar
+    run.tick(CLOSE1)
+    assert [ended(run, n)[0] for n in (2, 3)] == ["FILLED", "FILLED"]
+    assert [ended(run, n) for n in range(4, 8)] == [("EXPIRED", CLOSE1)] * 4
+    assert run.rules() == set()
