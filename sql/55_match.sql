@@ -88,7 +88,7 @@ begin
                    p_to as upto, c.first_logical_time as first, (c.terms).penetration_ticks as penetration offset 0) a
       join paper_order o on o.user_id = a.user_id and o.run_id = a.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
        and (o.logical_time < a.upto or o.logical_time is null)
-     cross join lateral (select greatest(a.after, o.logical_time, o.seen_time) as after) s
+     cross join lateral (select greatest(a.after, o.logical_time, o.seen_time, o.triggered_time) as after) s
      cross join lateral engine.fate(a.feed, a.calendar, a.first, s.after, s.after, a.upto, a.penetration, o) f
      order by f.logical_time, f.phase, o.order_id;
   return v_cursor;

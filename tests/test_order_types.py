@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from desk import Conn, D, Run, at, weekday_market
 
 DAY1, DAY2 = "2024-01-02", "2024-01-03"  # sessions (09:30, 16:00]
@@ -68,4 +69,21 @@ def test_exits_of_an_entry_that_fills_on_the_last_bar_of_its_time_end_with_it(tx
     run.tick(CLOSE1)
     assert [ended(run, n)[0] for n in (2, 3)] == ["FILLED", "FILLED"]
     assert [ended(run, n) for n in range(4, 8)] == [("EXPIRED", CLOSE1)] * 4
+    assert run.rules() == set()
+
+
+@pytest.mark.parametrize("volume", [None, 0])
+def test_a_stop_that_the_matching_alone_has_triggered_waits_for_the_next_bar(tx: Conn, volume: int | None) -> None:
+    noon = f"{DAY1} 12:00"
+    bars = {noon: (102, 106, 101, 105, volume), f"{DAY1} 13:00": (103, 103, 100, 100)}
+    run = desk_with(tx, bars, participation=D(1))
+    run.place("ACME", "BUY", 1, order_type="STOP_LIMIT", stop_price=105, limit_price=103)
+    if volume == 0:
+        run.place("ACME", "BUY", 1, order_type="STOP", stop_price=105)
+    for _ in range(2):
+        assert run.call("match_orders", logical_time=at(noon)) == 0
+    run.tick(noon)
+    assert run.orders()[1:] == ["TRIGGERED"] * (1 if volume is None else 2)
+    run.tick(f"{DAY1} 13:00")
+    assert fills_of(run, 2) == [(f"{DAY1} 13:00", 1, 103)]
     assert run.rules() == set()
