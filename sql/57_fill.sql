@@ -59,8 +59,9 @@ begin
   if o.order_type not in ('MARKET', 'STOP', 'TRAILING_STOP') or p_terms.slippage_bps = 0 and p_terms.volume_impact = 0 then
     return o.price;
   end if;
-  v_price := o.price * (1 + v_sign * (p_terms.slippage_bps / 10000
-               + coalesce(p_terms.volume_impact * power(p_quantity / nullif(o.volume, 0), 2), 0)));
+  -- one division, of exact products: a quotient that is rounded too early can be a tick beyond the grid
+  v_price := o.price + v_sign * (o.price * p_terms.slippage_bps / 10000
+               + coalesce(o.price * p_terms.volume_impact * p_quantity * p_quantity / nullif(o.volume * o.volume, 0), 0));
   select i.price_tick into v_tick from instrument i where i.symbol = o.symbol;
   v_price := case when v_tick is null then round(v_price, 8)
                   when v_sign > 0 then ceil(v_price / v_tick) * v_tick else floor(v_price / v_tick) * v_tick end;

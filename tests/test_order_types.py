@@ -87,3 +87,15 @@ def test_a_stop_that_the_matching_alone_has_triggered_waits_for_the_next_bar(tx:
     run.tick(f"{DAY1} 13:00")
     assert fills_of(run, 2) == [(f"{DAY1} 13:00", 1, 103)]
     assert run.rules() == set()
+
+
+# --- slippage and volume -----------------------------------------------------------------------------------------------
+
+
+def test_the_price_of_an_impact_is_exact_before_it_goes_to_the_grid(tx: Conn) -> None:
+    """(20 / 30)² has no last digit, but 90 times 0.1 times it has: 4."""
+    run = desk_with(tx, {f"{DAY1} 11:00": (90, 100, 80, 90, 30)}, tick_size=D("0.05"), volume_impact=D("0.1"))
+    run.place("ACME", "BUY", 20)
+    run.place("ACME", "SELL", 20)
+    run.tick(f"{DAY1} 11:00")
+    assert [run.order(n)["avg_fill_price"] for n in (2, 3)] == [94, 86]
