@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from desk import Conn, D, Run, at, weekday_market
+from desk import Conn, D, Run, at, refused, weekday_market
 
 DAY1, DAY2 = "2024-01-02", "2024-01-03"  # sessions (09:30, 16:00]
 T0 = f"{DAY1} 10:00"
@@ -99,3 +99,56 @@ def test_the_price_of_an_impact_is_exact_before_it_goes_to_the_grid(tx: Conn) ->
     run.place("ACME", "SELL", 20)
     run.tick(f"{DAY1} 11:00")
     assert [run.order(n)["avg_fill_price"] for n in (2, 3)] == [94, 86]
+
+
+# --- replaced orders ---------------------------------------------------------------------------------------------------
+
+
+def test_a_pair_of_buys_holds_back_its_dearer_price_after_a_replacement_too(tx: Conn) -> None:
+    run = desk_with(tx, {f"{DAY1} 11:00": (100, 101, 99, 100)}, held=0)
+    run.call("set_risk_limit")
+    pair = {"symbol": "ACME", "side": "BUY", "quantity": 100, "limit_price": 90, "stop_price": 110}
+    run.conn.execute(
+        "select place_oco(%(u)s, %(r)s, %(symbol)s, %(side)s, %(quantity)s, %(limit_price)s, %(stop_price)s)",
+        {"u": run.user_id, "r": run.run_id, **pair},
+    )
+
+    def free() -> Any:
+        """The dearest order that is still accepted, to the dollar."""
+        lowest, highest = 0, 1_000_000
+        while highest - lowest > 1:
+            middle = (lowest + highest) // 2
+            order = run.place("ACME", "BUY", 1, limit=middle)
+            run.cancel(order["order_id"])
+            lowest, highest = (middle, highest) if order["status"] == "PENDING" else (lowest, middle)
+        return lowest
+
+    assert free() == 1_000_000 - 11_000
+    dearer = run.call("replace_order", order_id=2, stop_price=130)
+    assert free() == 1_000_000 - 13_000
+    cheaper = run.call("replace_order", order_id=dearer["order_id"], stop_price=95)
+    assert free() == 1_000_000 - 9_500
+    run.call("replace_order", order_id=1, limit_price=92)
+    assert free() == 1_000_000 - 9_500
+    run.cancel(cheaper["order_id"])
+    assert free() == 999_999
+
+
+def test_an_exit_that_buys_back_holds_back_no_cash_even_if_replaced(tx: Conn) -> None:
+    run = desk_with(tx, {f"{DAY1} 11:00": (100, 101, 99, 100)}, held=1000)
+    run.place("ACME", "SELL", 1000, take_profit=90, stop_loss=110)
+    run.tick(f"{DAY1} 11:00")
+    replaced = run.call("replace_order", order_id=4, stop_price=105)
+    assert [run.order(n)["reserve_price"] for n in (3, 4, 5)] == [None, None, None]
+    assert (replaced["parent_order_id"], replaced["oco_id"], replaced["stop_price"]) == (2, 3, 105)
+    assert run.orders()[2:] == ["PENDING", "CANCELED", "PENDING"]
+    assert run.place("ACME", "BUY", 1, limit=1_000_000)["status"] == "PENDING"  # all the cash there is
+
+
+def test_a_replaced_entry_still_lies_between_its_exits(tx: Conn) -> None:
+    run = desk_with(tx, {f"{DAY1} 11:00": (100, 101, 99, 100)})
+    run.place("ACME", "BUY", 1, limit=95, take_profit=110, stop_loss=90)
+    for limit in (90, 89, 110, 111):
+        with refused(tx, "TE101"):
+            run.call("replace_order", order_id=2, limit_price=limit)
+    assert run.call("replace_order", order_id=2, limit_price=109)["status"] == "PENDING"
