@@ -152,3 +152,17 @@ def test_a_replaced_entry_still_lies_between_its_exits(tx: Conn) -> None:
         with refused(tx, "TE101"):
             run.call("replace_order", order_id=2, limit_price=limit)
     assert run.call("replace_order", order_id=2, limit_price=109)["status"] == "PENDING"
+
+
+# --- trailing stops ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("side", "amount"), [("BUY", "999999999999"), ("SELL", "500")])
+def test_a_trail_that_leads_to_no_price_makes_no_stop(tx: Conn, side: str, amount: str) -> None:
+    run = desk_with(tx, {f"{DAY1} 11:00": (100, 101, 99, 100), f"{DAY1} 12:00": (400, 700, 400, 700)})
+    order = run.place("ACME", side, 1, order_type="TRAILING_STOP", trail_amount=D(amount))
+    assert (order["status"], order["stop_price"]) == ("PENDING", None)
+    run.tick(f"{DAY1} 11:00")
+    assert (run.status(2), run.order(2)["stop_price"]) == ("PENDING", None)
+    run.tick(f"{DAY1} 12:00")
+    assert (run.status(2), run.order(2)["stop_price"]) == ("PENDING", 200 if side == "SELL" else None)
