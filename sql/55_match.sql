@@ -53,12 +53,12 @@ begin atomic
         order by b.logical_time limit 1)
       union all
       (select x.* from (
-         select b.logical_time, b.open, b.high, b.low, b.close, b.volume, n.open_at,
+         select b.logical_time, b.open, b.high, b.low, b.close, b.volume, '-infinity'::timestamptz as open_at,
                 case (o).side when 'SELL' then greatest((o).stop_price, engine.trail_stop('SELL', (o).trail_amount, (o).trail_percent, max(b.high) over w))
                               when 'BUY' then least((o).stop_price, engine.trail_stop('BUY', (o).trail_amount, (o).trail_percent, min(b.low) over w)) end as stop_price
            from price_bar b
-          cross join lateral engine.session_by(p_calendar, b.logical_time) n
-          where (o).order_type = 'TRAILING_STOP' and not t.is_live and n.open_at < b.logical_time
+          where (o).order_type = 'TRAILING_STOP' and not t.is_live
+            and (p_calendar = 'ALWAYS' or (select n.open_at < b.logical_time from engine.session_by(p_calendar, b.logical_time) n))
             and b.feed = p_feed and b.symbol = (o).symbol and b.logical_time > p_after
             and b.logical_time <= coalesce(e.logical_time, p_upto) and (b.logical_time < e.logical_time or e.is_past is not true)
          window w as (order by b.logical_time rows between unbounded preceding and 1 preceding)) x
@@ -178,23 +178,29 @@ begin
   return c;
 end $$;
 
--- Trailing stops follow the bars that they have survived, up to p_to.
+-- Trailing stops follow the bars that they have survived, up to p_to; all of them, or that of one order. What the bars
+-- have reached is asked once for all that wait since the same time.
 -- writes: paper_order
-create function engine.ratchet(c engine.context, p_to timestamptz) returns void
+create function engine.ratchet(c engine.context, p_to timestamptz, p_order_id bigint default null) returns void
 language plpgsql as $$
 begin
+  with waiting as materialized (
+    select p.order_id, p.symbol, coalesce(greatest(p.logical_time, p.seen_time), c.first_logical_time - interval '1 microsecond') as since
+      from paper_order p
+     where p.user_id = c.user_id and p.run_id = c.run_id and p.order_type = 'TRAILING_STOP' and p.status = 'PENDING'
+       and p.order_id between coalesce(p_order_id, 1) and coalesce(p_order_id, 9223372036854775807)
+  )
   update paper_order o
      set stop_price = case o.side when 'SELL' then greatest(o.stop_price, engine.trail_stop('SELL', o.trail_amount, o.trail_percent, b.high))
                                   else least(o.stop_price, engine.trail_stop('BUY', o.trail_amount, o.trail_percent, b.low)) end,
          seen_time = b.logical_time
-    from paper_order p
+    from (select distinct w.symbol, w.since from waiting w) s
    cross join lateral (
       select max(b.logical_time) as logical_time, max(b.high) as high, min(b.low) as low
         from price_bar b
-       cross join lateral engine.session_by(c.calendar, b.logical_time) n
-       where b.feed = c.feed and b.symbol = p.symbol and n.open_at < b.logical_time
-         and b.logical_time > coalesce(greatest(p.logical_time, p.seen_time), c.first_logical_time - interval '1 microsecond') and b.logical_time <= p_to) b
-   where p.user_id = c.user_id and p.run_id = c.run_id and p.order_type = 'TRAILING_STOP' and p.status = 'PENDING'
-     and b.logical_time is not null
-     and o.user_id = p.user_id and o.run_id = p.run_id and o.order_id = p.order_id;
+       where b.feed = c.feed and b.symbol = s.symbol and b.logical_time > s.since and b.logical_time <= p_to
+         and (c.calendar = 'ALWAYS' or (select n.open_at < b.logical_time from engine.session_by(c.calendar, b.logical_time) n))) b
+    join waiting w on w.symbol = s.symbol and w.since = s.since
+   where b.logical_time is not null
+     and o.user_id = c.user_id and o.run_id = c.run_id and o.order_id = w.order_id;
 end $$;

@@ -154,7 +154,7 @@ begin
   if e.quantity = 0 and e.status is not null then
     if e.status = 'EXPIRED' and o.order_type = 'TRAILING_STOP' then
       -- its stop ends where the bars of its life have brought it, however many of them this tick had to catch up with
-      perform engine.ratchet(c, o.logical_time - case when o.phase = 0 then interval '1 microsecond' else '0' end);
+      perform engine.ratchet(c, o.logical_time - case when o.phase = 0 then interval '1 microsecond' else '0' end, o.order_id);
     end if;
     c := engine.note(c, e);
   end if;

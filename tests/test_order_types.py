@@ -5,10 +5,12 @@ Random scripts of the same are played against an independent model in test_model
 
 from __future__ import annotations
 
+import time
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from desk import Conn, D, Run, at, refused, weekday_market
+from desk import Conn, D, Market, Run, at, refused, weekday_market
 
 DAY1, DAY2 = "2024-01-02", "2024-01-03"  # sessions (09:30, 16:00]
 T0 = f"{DAY1} 10:00"
@@ -166,3 +168,35 @@ def test_a_trail_that_leads_to_no_price_makes_no_stop(tx: Conn, side: str, amoun
     assert (run.status(2), run.order(2)["stop_price"]) == ("PENDING", None)
     run.tick(f"{DAY1} 12:00")
     assert (run.status(2), run.order(2)["stop_price"]) == ("PENDING", 200 if side == "SELL" else None)
+
+
+def minutes(count: int, price: int = 1000) -> dict[datetime, tuple[int, int, int, int]]:
+    """Bars of a price that goes up and down by 50 every 200 minutes, and up by 1 in each."""
+    bars = {}
+    for n in range(count):
+        p = price + n // 200 + abs(n % 200 - 100) // 2
+        bars[at("2024-01-01 00:00") + timedelta(minutes=n + 1)] = (p, p + 2, p - 2, p)
+    return bars
+
+
+@pytest.mark.parametrize("ends", [300, 1])
+def test_many_trailing_stops_that_end_together_cost_one_look_each(tx: Conn, ends: int) -> None:
+    """Not one look at all of them each: that took a minute here."""
+    market, bars = Market(tx), minutes(400)
+    market.bars("ACME", bars)
+    times = list(bars)
+    run = Run(market, 10**7)
+    run.place("ACME", "BUY", 1000)
+    run.tick(times[0])
+    for n in range(400):
+        terms = {"order_type": "TRAILING_STOP", "trail_amount": 200 + n, "time_in_force": "GTD"}
+        run.place("ACME", "SELL", 1, **terms, good_till=times[ends])
+    start = time.monotonic()
+    run.tick(times[-1])
+    assert time.monotonic() - start < 15
+    best = max(bar[1] for bar in list(bars.values())[1 : ends + 1])
+    first = bars[times[0]][3]
+    for n in (0, 200, 399):
+        assert ended(run, n + 2) == ("EXPIRED", times[ends].strftime("%Y-%m-%d %H:%M"))
+        assert run.order(n + 2)["stop_price"] == max(first, best) - 200 - n
+    assert run.rules() == set()
