@@ -118,6 +118,7 @@ begin
   o := engine.with_terms(v_old, p_limit_price, p_stop_price, p_client_order_id, p_time_in_force, p_trail_amount, p_trail_percent, p_good_till);
   perform engine.require_order_terms(o.symbol, o.side, v_quantity, o.order_type, o.limit_price, o.stop_price, o.time_in_force,
                                      p_client_order_id, o.trail_amount, o.trail_percent, o.good_till);
+  perform engine.require_exits(o.side, o.limit_price, o.take_profit_price, o.stop_loss_price, o.stop_loss_limit_price);
 
   select * into v_stored from paper_order x where x.user_id = p_user_id and x.run_id = p_run_id and x.client_order_id = p_client_order_id;
   if found then
@@ -129,9 +130,17 @@ begin
   perform engine.require(v_old.oco_id is null or v_quantity = v_left, 'argument=quantity must_be=unchanged_for_one_of_a_pair');
 
   o := engine.judged(c, o, v_quantity, engine.reservation(v_old.side, v_left, v_old.reserve_price, c.scale), v_left);
+  o.reserve_price := case when o.parent_order_id is null then o.reserve_price end;
   if o.status = 'PENDING' then
     update paper_order x set status = 'CANCELED', closed_time = c.last_logical_time
      where x.user_id = p_user_id and x.run_id = p_run_id and x.order_id = p_order_id;
+    if o.reserve_price is not null and o.oco_id is not null then
+      -- the pair still holds back cash once, for the dearer of the two
+      update paper_order x set reserve_price = greatest(o.reserve_price, x.limit_price, case when x.order_type = 'STOP' then x.stop_price end)
+       where x.user_id = p_user_id and x.run_id = p_run_id and x.oco_id = o.oco_id
+         and x.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
+      returning x.reserve_price into o.reserve_price;
+    end if;
   end if;
   insert into paper_order select (o).*;
   return o;

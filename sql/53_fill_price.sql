@@ -25,9 +25,11 @@ language sql immutable
 return case when p_is_live and p_side = 'SELL' then p_limit_price when not p_is_live and p_side = 'BUY' then p_stop_price end;
 
 -- The stop of a trailing order after the price has been at its best, p_extreme: the high for a sale, the low for a buy.
+-- Null where that is no price.
 create function engine.trail_stop(p_side text, p_trail_amount numeric, p_trail_percent numeric, p_extreme numeric) returns numeric
 language sql immutable
-return nullif(greatest(0, round(p_extreme + case p_side when 'BUY' then 1 else -1 end * coalesce(p_trail_amount, p_extreme * p_trail_percent / 100), 8)), 0);
+return nullif(nullif(least(1e12, greatest(0,
+  round(p_extreme + case p_side when 'BUY' then 1 else -1 end * coalesce(p_trail_amount, p_extreme * p_trail_percent / 100), 8))), 0), 1e12);
 
 -- A limit order on a bar. Fresh, the first bar it sees or the first of a session: at the open if that is no worse. Else
 -- at the limit, once the bar has gone p_through beyond it; a bar that lies wholly beyond fills at its nearer end, never

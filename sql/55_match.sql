@@ -3,7 +3,8 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
--- What becomes of an order next, after p_after and up to p_upto; at most one row.
+-- What becomes of an order next, after p_after and up to p_upto; at most one row. p_ends_after: its time may be over at a
+-- bar later than this; an order that has met its bar and stays open can still end with that bar.
 --   end   DAY: the first bar time of the feed at or after the close of the session in which the order was accepted;
 --         accepted while the market is closed, it belongs to the next session; before the first tick, to that one.
 --         GTD: the same with its good_till.
@@ -11,8 +12,8 @@ set local plpgsql.extra_errors = 'shadowed_variables';
 --         the first at all, or the one that triggers them.
 -- A trailing stop meets each bar with the stop that the bars before it have made.
 create function engine.fate(
-  p_feed text, p_calendar text, p_first timestamptz, p_after timestamptz, p_upto timestamptz, p_penetration int,
-  p_symbol text, p_side text, p_order_type text, p_status text, p_time_in_force text, p_accepted timestamptz, p_limit_price numeric,
+  p_feed text, p_calendar text, p_first timestamptz, p_after timestamptz, p_ends_after timestamptz, p_upto timestamptz,
+  p_penetration int, p_symbol text, p_side text, p_order_type text, p_status text, p_time_in_force text, p_accepted timestamptz, p_limit_price numeric,
   p_stop_price numeric, p_trail_amount numeric, p_trail_percent numeric, p_good_till timestamptz, p_is_exit boolean
 ) returns table (logical_time timestamptz, phase int, price numeric, is_trigger boolean, stop_price numeric, open numeric, low numeric, high numeric, volume numeric)
 language sql stable
@@ -34,7 +35,7 @@ begin atomic
       union all select p_good_till where p_time_in_force = 'GTD') d on true
     left join lateral (
       select b.logical_time, b.logical_time > d.at as is_past from price_bar b
-       where b.feed = p_feed and b.logical_time >= d.at and b.logical_time > p_after and b.logical_time <= p_upto
+       where b.feed = p_feed and b.logical_time >= d.at and b.logical_time > p_ends_after and b.logical_time <= p_upto
        order by b.logical_time limit 1) e on true
     left join lateral (
       (select b.logical_time, b.open, b.high, b.low, b.close, b.volume, n.open_at, p_stop_price as stop_price
@@ -51,12 +52,12 @@ begin atomic
         order by b.logical_time limit 1)
       union all
       (select x.* from (
-         select b.logical_time, b.open, b.high, b.low, b.close, b.volume, n.open_at,
+         select b.logical_time, b.open, b.high, b.low, b.close, b.volume, '-infinity'::timestamptz as open_at,
                 case p_side when 'SELL' then greatest(p_stop_price, engine.trail_stop('SELL', p_trail_amount, p_trail_percent, max(b.high) over w))
                               when 'BUY' then least(p_stop_price, engine.trail_stop('BUY', p_trail_amount, p_trail_percent, min(b.low) over w)) end as stop_price
            from price_bar b
-          cross join lateral engine.session_by(p_calendar, b.logical_time) n
-          where p_order_type = 'TRAILING_STOP' and not t.is_live and n.open_at < b.logical_time
+          where p_order_type = 'TRAILING_STOP' and not t.is_live
+            and (p_calendar = 'ALWAYS' or (select n.open_at < b.logical_time from engine.session_by(p_calendar, b.logical_time) n))
             and b.feed = p_feed and b.symbol = p_symbol and b.logical_time > p_after
             and b.logical_time <= coalesce(e.logical_time, p_upto) and (b.logical_time < e.logical_time or e.is_past is not true)
          window w as (order by b.logical_time rows between unbounded preceding and 1 preceding)) x
@@ -71,9 +72,9 @@ begin atomic
 end;
 
 -- The next fate of each open order after p_after up to p_upto. p_order_ids: only of these, and exactly after p_after, be
--- they accepted then or not.
+-- they accepted then or not, and with ends after p_ends_after.
 create function engine.fates(
-  p_user_id bigint, p_run_id bigint, p_feed text, p_calendar text, p_first timestamptz, p_after timestamptz, p_upto timestamptz,
+  p_user_id bigint, p_run_id bigint, p_feed text, p_calendar text, p_first timestamptz, p_after timestamptz, p_ends_after timestamptz, p_upto timestamptz,
   p_penetration int, p_order_ids bigint[]
 ) returns setof engine.match
 language sql stable
@@ -82,9 +83,9 @@ begin atomic
          o.order_id, o.symbol, o.side, o.order_type, o.time_in_force, o.quantity::numeric, o.filled_quantity::numeric, o.reserve_price::numeric,
          o.oco_id, num_nonnulls(o.take_profit_price, o.stop_loss_price) > 0
     from paper_order o
+   cross join lateral (select case when p_order_ids is null then greatest(p_after, o.logical_time, o.seen_time, o.triggered_time) else p_after end as after) s
    cross join lateral engine.fate(
-     p_feed, p_calendar, p_first, case when p_order_ids is null then greatest(p_after, o.logical_time, o.seen_time) else p_after end,
-     p_upto, p_penetration, o.symbol, o.side, o.order_type, o.status, o.time_in_force, o.logical_time, o.limit_price, o.stop_price,
+     p_feed, p_calendar, p_first, s.after, case when p_order_ids is null then s.after else p_ends_after end, p_upto, p_penetration, o.symbol, o.side, o.order_type, o.status, o.time_in_force, o.logical_time, o.limit_price, o.stop_price,
      o.trail_amount, o.trail_percent, o.good_till, o.oco_id is not null or o.parent_order_id is not null) f
    where o.user_id = p_user_id and o.run_id = p_run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
      and case when p_order_ids is null then coalesce(o.logical_time < p_upto, true) else o.order_id = any (p_order_ids) end;
@@ -102,7 +103,7 @@ begin
     select f.*
       from (select c.user_id as user_id, c.run_id as run_id, c.feed as feed, c.calendar as calendar, p_after as after,
                    p_to as upto, c.first_logical_time as first, (c.terms).penetration_ticks as penetration offset 0) a
-     cross join lateral engine.fates(a.user_id, a.run_id, a.feed, a.calendar, a.first, a.after, a.upto, a.penetration, null) f
+     cross join lateral engine.fates(a.user_id, a.run_id, a.feed, a.calendar, a.first, a.after, null, a.upto, a.penetration, null) f
      order by f.logical_time, f.phase, f.order_id;
   return v_cursor;
 end $$;
@@ -178,29 +179,35 @@ begin
     select row(y.*)::engine.match
       from (select a.* from unnest(c.agenda) a
             union all
-            select f.* from engine.fates(c.user_id, c.run_id, c.feed, c.calendar, c.first_logical_time, p_after, c.horizon,
+            select f.* from engine.fates(c.user_id, c.run_id, c.feed, c.calendar, c.first_logical_time, p_after, (c.match).logical_time - interval '1 microsecond', c.horizon,
                                          (c.terms).penetration_ticks, p_order_ids) f) y
      order by y.logical_time, y.phase, y.order_id);
   return c;
 end $$;
 
--- Trailing stops follow the bars that they have survived, up to p_to.
+-- Trailing stops follow the bars that they have survived, up to p_to; all of them, or that of one order. What the bars
+-- have reached is asked once for all that wait since the same time.
 -- writes: paper_order
-create function engine.ratchet(c engine.context, p_to timestamptz) returns void
+create function engine.ratchet(c engine.context, p_to timestamptz, p_order_id bigint default null) returns void
 language plpgsql as $$
 begin
+  with waiting as materialized (
+    select p.order_id, p.symbol, coalesce(greatest(p.logical_time, p.seen_time), c.first_logical_time - interval '1 microsecond') as since
+      from paper_order p
+     where p.user_id = c.user_id and p.run_id = c.run_id and p.order_type = 'TRAILING_STOP' and p.status = 'PENDING'
+       and p.order_id between coalesce(p_order_id, 1) and coalesce(p_order_id, 9223372036854775807)
+  )
   update paper_order o
      set stop_price = case o.side when 'SELL' then greatest(o.stop_price, engine.trail_stop('SELL', o.trail_amount, o.trail_percent, b.high))
                                   else least(o.stop_price, engine.trail_stop('BUY', o.trail_amount, o.trail_percent, b.low)) end,
          seen_time = b.logical_time
-    from paper_order p
+    from (select distinct w.symbol, w.since from waiting w) s
    cross join lateral (
       select max(b.logical_time) as logical_time, max(b.high) as high, min(b.low) as low
         from price_bar b
-       cross join lateral engine.session_by(c.calendar, b.logical_time) n
-       where b.feed = c.feed and b.symbol = p.symbol and n.open_at < b.logical_time
-         and b.logical_time > coalesce(greatest(p.logical_time, p.seen_time), c.first_logical_time - interval '1 microsecond') and b.logical_time <= p_to) b
-   where p.user_id = c.user_id and p.run_id = c.run_id and p.order_type = 'TRAILING_STOP' and p.status = 'PENDING'
-     and b.logical_time is not null
-     and o.user_id = p.user_id and o.run_id = p.run_id and o.order_id = p.order_id;
+       where b.feed = c.feed and b.symbol = s.symbol and b.logical_time > s.since and b.logical_time <= p_to
+         and (c.calendar = 'ALWAYS' or (select n.open_at < b.logical_time from engine.session_by(c.calendar, b.logical_time) n))) b
+    join waiting w on w.symbol = s.symbol and w.since = s.since
+   where b.logical_time is not null
+     and o.user_id = c.user_id and o.run_id = c.run_id and o.order_id = w.order_id;
 end $$;

@@ -47,8 +47,7 @@ begin
   return c;
 end $$;
 
--- The price of a fill with its slippage: against the trader, to the price grid, never outside of the bar. A limit is
--- never crossed, so orders that have one do not slip.
+-- The price of a fill with its slippage: against the trader, to the grid, within the bar. An order with a limit has none.
 create function engine.slipped(p_terms strategy_run, o engine.match, p_quantity numeric) returns numeric
 language plpgsql stable as $$
 declare
@@ -59,8 +58,9 @@ begin
   if o.order_type not in ('MARKET', 'STOP', 'TRAILING_STOP') then
     return o.price;
   end if;
-  v_price := o.price * (1 + v_sign * (p_terms.slippage_bps / 10000
-               + coalesce(p_terms.volume_impact * power(p_quantity / nullif(o.volume, 0), 2), 0)));
+  -- one division, of exact products: a quotient that is rounded too early can be a tick beyond the grid
+  v_price := o.price + v_sign * (o.price * p_terms.slippage_bps / 10000
+               + coalesce(o.price * p_terms.volume_impact * p_quantity * p_quantity / nullif(o.volume * o.volume, 0), 0));
   select i.price_tick into v_tick from instrument i where i.symbol = o.symbol;
   v_price := case when v_tick is null then round(v_price, 8)
                   when v_sign > 0 then ceil(v_price / v_tick) * v_tick else floor(v_price / v_tick) * v_tick end;
@@ -155,7 +155,7 @@ begin
   if e.quantity = 0 and e.status is not null then
     if e.status = 'EXPIRED' and o.order_type = 'TRAILING_STOP' then
       -- its stop ends where the bars of its life have brought it, however many of them this tick had to catch up with
-      perform engine.ratchet(c, o.logical_time - case when o.phase = 0 then interval '1 microsecond' else '0' end);
+      perform engine.ratchet(c, o.logical_time - case when o.phase = 0 then interval '1 microsecond' else '0' end, o.order_id);
     end if;
     c := engine.note(c, e);
   end if;

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from calendar import monthrange
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
-from decimal import ROUND_HALF_UP, Decimal, localcontext
+from decimal import Decimal, localcontext
 from math import lcm
 from typing import Any
 from zoneinfo import ZoneInfo
 
-ZERO = Decimal(0)
-OPEN = ("PENDING", "TRIGGERED", "PARTIALLY_FILLED")
+from tests.model_orders import ZERO, Bar, Order, Orders, Terms, money
+
 DAY = timedelta(days=1)
 MONTHS = {"MONTHLY": 1, "QUARTERLY": 3}
 
@@ -30,10 +29,6 @@ class Refused(Exception):
         self.codes = codes
 
 
-def money(amount: Decimal) -> Decimal:
-    return amount.quantize(Decimal("0.01"), ROUND_HALF_UP)  # half away from zero, for either sign
-
-
 def affordable(budget: Decimal, price: Decimal, step: Decimal) -> Decimal:
     """The largest multiple of step that budget buys at price; exact, where a quotient would be rounded."""
     return max(ZERO, budget // (price * step) * step)
@@ -42,14 +37,6 @@ def affordable(budget: Decimal, price: Decimal, step: Decimal) -> Decimal:
 def whole(step: Decimal) -> Decimal:
     """The smallest whole number that is a multiple of step."""
     return Decimal(lcm(int(step * 10**8), 10**8)) / 10**8
-
-
-@dataclass(frozen=True)
-class Bar:
-    open: Decimal
-    high: Decimal
-    low: Decimal
-    close: Decimal
 
 
 @dataclass(frozen=True)
@@ -129,36 +116,13 @@ class Market:
     def __post_init__(self) -> None:
         self.clock = sorted({at for bars in self.bars.values() for at in bars})
 
+    def closed_at(self, symbol: str, at: datetime | None) -> datetime | None:
+        """The time of the last close."""
+        return max((t for t in self.bars.get(symbol, {}) if at and t <= at), default=None)
+
     def close(self, symbol: str, at: datetime | None) -> Decimal | None:
-        times = [t for t in self.bars.get(symbol, {}) if at and t <= at]
-        return self.bars[symbol][max(times)].close if times else None
-
-
-@dataclass
-class Order:
-    order_id: int
-    logical_time: datetime | None
-    symbol: str
-    side: str
-    order_type: str
-    quantity: Decimal
-    limit_price: Decimal | None
-    time_in_force: str
-    client_order_id: str | None = None
-    source: str = "CLIENT"
-    status: str = "PENDING"
-    filled_quantity: Decimal = ZERO
-    avg_fill_price: Decimal | None = None
-    reject_reason: str | None = None
-    closed_time: datetime | None = None
-    reserve_price: Decimal | None = None
-
-    @property
-    def is_open(self) -> bool:
-        return self.status in OPEN
-
-    def end(self, status: str, at: datetime | None, reason: str | None = None) -> None:
-        self.status, self.closed_time, self.reject_reason = status, at, reason
+        time = self.closed_at(symbol, at)
+        return self.bars[symbol][time].close if time else None
 
 
 @dataclass
@@ -252,10 +216,13 @@ class Rebalance(Plan):
 FAR = date(9999, 1, 1)
 
 
-class Model:
+class Model(Orders):
     """One run. Its verbs are those of the database; its tables are lists of rows without the run's key."""
 
-    def __init__(self, market: Market, initial_cash: Decimal) -> None:
+    new_position = Position
+
+    def __init__(self, market: Market, initial_cash: Decimal, **terms: Any) -> None:
+        self.terms = Terms(**terms)
         self.market, self.calendar = market, market.calendar
         self.status = "RUNNING"
         self.cash = money(initial_cash)
@@ -312,43 +279,6 @@ class Model:
     def forbid_symbol(self, symbol: str) -> None:
         self.require_running()
         self.forbidden.add(symbol)
-
-    def place_order(
-        self,
-        symbol: str,
-        side: str,
-        quantity: Decimal,
-        order_type: str = "MARKET",
-        limit_price: Decimal | None = None,
-        time_in_force: str = "GTC",
-        client_order_id: str | None = None,
-    ) -> None:
-        self.require(side in ("BUY", "SELL") and order_type in ("MARKET", "LIMIT") and time_in_force in ("DAY", "GTC"))
-        self.require(quantity.is_finite() and (limit_price is not None) == (order_type == "LIMIT"))
-        self.require(limit_price is None or limit_price > 0)
-        given, quantity = quantity, quantity.quantize(Decimal("1e-8"), ROUND_HALF_UP)
-        for first in self.orders:
-            if client_order_id is not None and first.client_order_id == client_order_id:
-                names = ("symbol", "side", "quantity", "order_type", "limit_price", "time_in_force")
-                terms = [symbol, side, quantity, order_type, limit_price, time_in_force]
-                self.require(terms == [getattr(first, name) for name in names], "TE102")
-                return
-        self.require_running()
-        order = self._new_order(symbol, side, quantity, time_in_force, "CLIENT")
-        order.order_type, order.limit_price, order.client_order_id = order_type, limit_price, client_order_id
-        price = limit_price or self.market.close(symbol, self.last)
-        reason = self._misfit(order, given) or self._objection(order, price, accepting=True)
-        if reason:
-            order.end("REJECTED", self.last, reason)
-        elif side == "BUY":
-            order.reserve_price = price
-
-    def cancel_order(self, order_id: int) -> None:
-        self.require(0 < order_id <= len(self.orders))
-        self.require_running()
-        order = self.orders[order_id - 1]
-        if order.is_open:
-            order.end("CANCELED", self.last)
 
     def create_sip(
         self,
@@ -427,85 +357,6 @@ class Model:
         self.require_running()
         self.rebalances.append(plan)
 
-    # -- orders
-
-    def open_orders(self) -> Iterator[Order]:
-        return (order for order in self.orders if order.is_open)
-
-    def _new_order(self, symbol: str, side: str, quantity: Decimal, time_in_force: str, source: str) -> Order:
-        number = len(self.orders) + 1
-        self.orders.append(
-            Order(number, self.last, symbol, side, "MARKET", quantity, None, time_in_force, source=source)
-        )
-        return self.orders[-1]
-
-    def _misfit(self, order: Order, given: Decimal) -> str | None:
-        if order.quantity <= 0:
-            return "QUANTITY_NOT_POSITIVE"
-        if order.symbol not in self.market.instruments:
-            return "SYMBOL_UNKNOWN"
-        step, tick = self.market.instruments[order.symbol]
-        if given % step:
-            return "QUANTITY_OFF_STEP"
-        if tick and order.limit_price and order.limit_price % tick:
-            return "PRICE_OFF_TICK"
-        return None
-
-    def _free_cash(self, but: Order | None = None) -> Decimal:
-        return self.cash - sum(
-            money(order.quantity * order.reserve_price)
-            for order in self.open_orders()
-            if order is not but and order.side == "BUY" and order.reserve_price is not None
-        )
-
-    def _objection(self, order: Order, price: Decimal | None, accepting: bool = False) -> str | None:
-        """Why the risk rules refuse the order at this price; at acceptance, what other open orders want counts too."""
-
-        def wanted(side: str) -> Decimal:
-            others = [o for o in self.open_orders() if accepting and o is not order]
-            return order.quantity + sum(o.quantity for o in others if (o.symbol, o.side) == (order.symbol, side))
-
-        held = self.held(order.symbol)
-        value = None if price is None else money(order.quantity * price)
-        if order.symbol in self.forbidden:
-            return "SYMBOL_FORBIDDEN"
-        if value is not None and self.max_order_value is not None and value > self.max_order_value:
-            return "ORDER_VALUE_EXCEEDED"
-        if order.side == "BUY":
-            if self.max_position is not None and held + wanted("BUY") > self.max_position:
-                return "POSITION_LIMIT_EXCEEDED"
-            if value is not None and value > self._free_cash(but=order):
-                return "CASH_INSUFFICIENT"
-        elif wanted("SELL") > held:
-            return "POSITION_INSUFFICIENT"
-        return None
-
-    def held(self, symbol: str) -> Decimal:
-        return self.positions[symbol].quantity if symbol in self.positions else ZERO
-
-    def _fill(self, order: Order, price: Decimal, at: datetime) -> None:
-        if reason := self._objection(order, price):
-            order.end("REJECTED", at, reason)
-            return
-        value, position = money(order.quantity * price), self.positions.setdefault(order.symbol, Position())
-        if order.side == "BUY":
-            self.cash -= value
-            position.quantity += order.quantity
-            position.cost_basis += value
-        else:
-            cost = money(position.cost_basis * order.quantity / position.quantity)
-            self.cash += value
-            position.quantity -= order.quantity
-            position.cost_basis -= cost
-            position.realized_pnl += value - cost
-        trade_id = len(self.trades) + 1
-        trade = (trade_id, order.order_id, at, order.symbol, order.side, order.quantity, price, ZERO)
-        self.trades.append(trade)
-        signed = -value if order.side == "BUY" else value
-        self.entries.append((len(self.entries) + 1, at, signed, "TRADE", trade_id))
-        order.filled_quantity, order.avg_fill_price = order.quantity, price
-        order.end("FILLED", at)
-
     # -- one tick
 
     def tick(self, logical_time: datetime) -> None:
@@ -543,46 +394,6 @@ class Model:
         price = self.market.close(symbol, at)
         assert price is not None
         return price
-
-    def _bar_time(self, at: datetime) -> None:
-        session = self.calendar.session(at)
-        self._expire(at, lambda close: close < at)
-        if session:
-            for side in ("SELL", "BUY"):
-                for order in list(self.open_orders()):
-                    bar = self.market.bars.get(order.symbol, {}).get(at)
-                    price = self._fill_price(order, bar, at, session) if bar and order.side == side else None
-                    if price is not None:
-                        self._fill(order, price, at)
-            if session.close_at == at:
-                self._expire(at, lambda close: close == at)
-
-    def _expire(self, at: datetime, ends: Any) -> None:
-        for order in list(self.open_orders()):
-            if order.time_in_force == "DAY":
-                first = self.first or at
-                accepted = order.logical_time
-                session = self.calendar.closing_after(accepted) if accepted else self.calendar.closing_from(first)
-                if session and ends(session.close_at):
-                    order.end("EXPIRED", at)
-
-    def _fill_price(self, order: Order, bar: Bar, at: datetime, session: Session) -> Decimal | None:
-        if order.order_type == "MARKET":
-            return bar.open
-        limit = order.limit_price
-        assert limit is not None
-        seen = [
-            t
-            for t in self.market.bars[order.symbol]
-            if session.open_at < t < at and (t > order.logical_time if order.logical_time else t >= (self.first or at))
-        ]
-        if order.side == "BUY":
-            better = bar.open <= limit
-            price = bar.open if better and not seen else min(limit, bar.high)
-            return price if bar.low <= limit else None
-        better = bar.open >= limit
-        price = bar.open if better and not seen else max(limit, bar.low)
-        return price if bar.high >= limit else None
 
     # -- plans
 
@@ -728,6 +539,17 @@ COLUMNS = {
         "client_order_id",
         "source",
         "closed_time",
+        "stop_price",
+        "trail_amount",
+        "trail_percent",
+        "good_till",
+        "triggered_time",
+        "oco_id",
+        "parent_order_id",
+        "replaces_order_id",
+        "take_profit_price",
+        "stop_loss_price",
+        "stop_loss_limit_price",
     ],
     "paper_trade": ["trade_id", "order_id", "logical_time", "symbol", "side", "quantity", "price", "fees"],
     "paper_position": ["symbol", "quantity", "cost_basis", "realized_pnl"],

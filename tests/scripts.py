@@ -88,12 +88,14 @@ class Script:
     bars: dict[str, dict[datetime, Bar]]
     cash: Decimal
     calls: list[Call] = field(default_factory=list)
+    terms: dict[str, Any] = field(default_factory=dict)  # further arguments of start_run
 
     def __repr__(self) -> str:
         """One line a bar and a call, for reading a failure."""
-        lines = [f"{self.calendar}, cash {self.cash}"]
+        lines = [f"{self.calendar}, cash {self.cash} {self.terms or ''}"]
         for symbol, bars in self.bars.items():
-            lines += [f"  {symbol} {at:%Y-%m-%dT%H:%M} {b.open} {b.high} {b.low} {b.close}" for at, b in bars.items()]
+            for at, b in bars.items():
+                lines.append(f"  {symbol} {at:%Y-%m-%dT%H:%M} {b.open} {b.high} {b.low} {b.close} {b.volume}")
         return "\n".join([*lines, *(f"  {call!r}" for call in self.calls)])
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
@@ -120,10 +122,11 @@ _HOURS = {
 
 
 @st.composite
-def scripts(draw: st.DrawFn, every_time: bool = False, plans: bool = False) -> Script:
+def scripts(draw: st.DrawFn, every_time: bool = False, plans: bool = False, orders: bool = False) -> Script:
     """A script. With every_time it ticks at each feed time in turn and at no other, and ends before any refusal.
 
     With plans it is about SIPs and rebalances more than about orders, and none of them is refused at once.
+    With orders it is about orders alone, on terms of its own, and with something to sell from the start.
     """
     calendar = draw(st.sampled_from(sorted(CALENDARS)))
     zone = ZoneInfo(CALENDARS[calendar].zone)
@@ -138,14 +141,24 @@ def scripts(draw: st.DrawFn, every_time: bool = False, plans: bool = False) -> S
     for at in sorted(times):
         for symbol in symbols:
             if draw(_SOMETIMES) < 8:
-                bars[symbol][at] = draw(_bars(units[symbol]))
+                bars[symbol][at] = _bar(draw(_BARS), units[symbol])
     script = Script(calendar, bars, units[symbols[0]] * draw(st.sampled_from([400, 1500, 10000, 100, 0])))
+    if orders:
+        script.cash, script.terms = max(units.values()) * draw(st.sampled_from([1500, 10000])), draw(_terms())
+        for symbol in symbols:
+            script.calls.append(Call("place_order", {"symbol": symbol, "side": "BUY", "quantity": D(100)}))
     if every_time:
         times = {at for at in script.market.clock if CALENDARS[calendar].knows(at)}
     past: list[datetime] = []
     for at in sorted(times):
         for _ in range(draw(_SOMETIMES) % 3 if past else draw(st.integers(1, 4))):
-            script.calls.append(draw(_plan_commands(units, start) if plans else _commands(units, start)))
+            if orders:
+                script.calls.append(draw(_order_commands(units, len(script.calls))))
+            else:
+                script.calls.append(draw(_plan_commands(units, start) if plans else _commands(units, start)))
+            if "good_till" in script.calls[-1].arguments:
+                end = draw(st.sampled_from(sorted(times))) + timedelta(minutes=draw(st.sampled_from([0, 0, 10])))
+                script.calls[-1].arguments["good_till"] = end
             if every_time and script.calls[-1].verb in ("stop_run", "fail_run"):
                 return script
         if every_time or draw(_SOMETIMES) < 8:
@@ -156,11 +169,31 @@ def scripts(draw: st.DrawFn, every_time: bool = False, plans: bool = False) -> S
     return script
 
 
+_VOLUMES = [None, D("0"), D("7"), D("12.5"), D("30"), D("45.5"), D("100"), D("1000")]
+_BARS = st.integers(0, 6**4 * 11 * 2 * len(_VOLUMES) - 1)
+
+
+def _bar(number: int, unit: Decimal) -> Bar:
+    """One of all bars that may occur. Drawn as one number: draws are what a script costs."""
+    number, volume = divmod(number, len(_VOLUMES))
+    number, up = divmod(number, 2)
+    number, base = divmod(number, 11)
+    low, one, other, high = (unit * (6 + base + number // 6**n % 6) for n in range(4))
+    low, one, other, high = sorted([low, one, other, high])
+    return Bar(*((one, high, low, other) if up else (other, high, low, one)), _VOLUMES[volume])
+
+
 @st.composite
-def _bars(draw: st.DrawFn, unit: Decimal) -> Bar:
-    base, up = draw(st.integers(6, 16)), draw(st.booleans())
-    low, one, other, high = (unit * (base + n) for n in sorted(draw(st.tuples(*[st.integers(0, 5)] * 4))))
-    return Bar(one, high, low, other) if up else Bar(other, high, low, one)
+def _terms(draw: st.DrawFn) -> dict[str, Any]:
+    """How the orders of a run fill; often as they do by default."""
+    choices: dict[str, list[Any]] = {
+        "participation": [None, D("0.1"), D("0.5"), D("1"), D("0.33333333")],
+        "slippage_bps": [D("0"), D("0"), D("25"), D("300"), D("0.5")],
+        "volume_impact": [D("0"), D("0"), D("0"), D("0.1"), D("2.5")],
+        "penetration_ticks": [0, 0, 0, 1, 3],
+        "max_price_age": [None, None, None, timedelta(hours=3), timedelta(days=2)],
+    }
+    return {name: draw(st.sampled_from(values)) for name, values in choices.items()}
 
 
 @st.composite
@@ -220,26 +253,62 @@ def _baskets(draw: st.DrawFn, symbols: list[str]) -> dict[str, Decimal]:
 
 
 @st.composite
+def _order_commands(draw: st.DrawFn, units: dict[str, Decimal], calls: int) -> Call:
+    """Orders of every kind, and what may be done to them: to those that calls before this one may have made."""
+    symbol = draw(st.sampled_from(sorted(units)))
+    unit = units[symbol]
+    kind = draw(st.integers(0, 99))
+    if kind < 60:
+        return Call("place_order", draw(_orders("NONE" if kind == 20 else symbol, unit)))
+    if kind < 75:
+        return Call("place_oco", draw(_pairs(symbol, unit)))
+    if kind < 88:
+        return Call("replace_order", draw(_replacements(symbol, unit, calls)))
+    if kind < 94:
+        return Call("cancel_order", {"order_id": draw(st.integers(0, calls))})
+    limits = {
+        "max_position": draw(st.sampled_from([None, D("110"), D("150")])),
+        "max_order_value": draw(st.sampled_from([None, None, unit * 500])),
+    }
+    return Call("set_risk_limit", limits) if kind < 99 else Call("forbid_symbol", {"symbol": symbol})
+
+
+def _price(draw: st.DrawFn, symbol: str, unit: Decimal, lowest: int = 6, highest: int = 20) -> Decimal:
+    """A price near the bars', mostly on the tick."""
+    price, tick = draw(st.integers(lowest, highest)) * unit, INSTRUMENTS.get(symbol, (D(1), None))[1]
+    return max(tick, price // tick * tick) if tick and draw(st.integers(0, 29)) else price
+
+
+@st.composite
 def _orders(draw: st.DrawFn, symbol: str, unit: Decimal) -> dict[str, Any]:
-    step, tick = INSTRUMENTS.get(symbol, (D(1), None))
+    step = INSTRUMENTS.get(symbol, (D(1), None))[0]
     quantity = D(draw(st.sampled_from([5, 10, 20, 50])))
     side = draw(st.sampled_from(["BUY", "BUY", "BUY", "SELL", "SELL"]))
     odd = draw(st.integers(0, 19))
-    if odd == 0:
+    if odd == 7:
         wrong = [D(0), D(-1), D("1e-9"), quantity + D("1e-9"), step / 2, quantity + step / 2, D("NaN"), D("Infinity")]
         quantity = draw(st.sampled_from(wrong))
     arguments: dict[str, Any] = {"symbol": symbol, "side": side, "quantity": quantity}
-    if draw(st.booleans()):
-        limit = draw(st.integers(6, 20)) * unit
-        if tick and odd != 1:
-            limit = max(tick, limit // tick * tick)
-        arguments |= {"order_type": "LIMIT", "limit_price": limit}
-    arguments["time_in_force"] = draw(st.sampled_from(["GTC", "DAY"]))
-    if odd == 2:
+    kind = draw(st.sampled_from(["MARKET", "MARKET", "LIMIT", "LIMIT", "STOP", "STOP_LIMIT", "TRAILING_STOP"]))
+    if kind != "MARKET":
+        arguments["order_type"] = kind
+    if kind in ("LIMIT", "STOP_LIMIT"):
+        arguments["limit_price"] = _price(draw, symbol, unit)
+    if kind in ("STOP", "STOP_LIMIT"):
+        arguments["stop_price"] = _price(draw, symbol, unit)
+    if kind == "TRAILING_STOP" and draw(st.booleans()):
+        arguments["trail_amount"] = _price(draw, symbol, unit, 1, 7)
+    elif kind == "TRAILING_STOP":
+        arguments["trail_percent"] = draw(st.sampled_from([D("10"), D("25"), D("2.5"), D("33.333333"), D("99")]))
+    if kind in ("MARKET", "LIMIT", "STOP") and draw(_SOMETIMES) < 4:
+        arguments |= draw(_exits(symbol, unit, side, arguments.get("limit_price", unit * 12)))
+    arguments |= draw(_lives())
+    if odd == 11:
         arguments["client_order_id"] = draw(st.sampled_from(["a", "b"]))
-    if odd == 3:
+    if odd == 15:
         bad = [{"order_type": "LIMIT", "limit_price": None}, {"side": "HOLD"}, {"time_in_force": "SOON"}]
         bad += [{"order_type": "LIMIT", "limit_price": D(-1)}, {"order_type": "MARKET", "limit_price": D(1)}]
+        bad += [{"trail_percent": D(100)}, {"trail_amount": D(1)}, {"stop_price": unit}, {"stop_loss_limit": unit}]
         arguments |= draw(st.sampled_from(bad))
     return arguments
 
@@ -276,6 +345,57 @@ def _rebalances(draw: st.DrawFn, unit: Decimal, start: date, symbols: list[str])
         arguments["to_band_edge"] = draw(st.booleans())
         arguments["min_order_value"] = draw(st.sampled_from([None, unit * 5, unit * 30, D("10.005"), D("0")]))
         arguments["whole_units"] = draw(st.booleans())
+    return arguments
+
+
+@st.composite
+def _lives(draw: st.DrawFn) -> dict[str, Any]:
+    """How long an order lives. scripts() says until when, by the times of its bars."""
+    tif = draw(st.sampled_from(["GTC", "GTC", "GTC", "DAY", "DAY", "GTD", "IOC", "FOK"]))
+    return {"time_in_force": tif} | ({"good_till": None} if tif == "GTD" else {})
+
+
+@st.composite
+def _exits(draw: st.DrawFn, symbol: str, unit: Decimal, side: str, price: Decimal) -> dict[str, Any]:
+    """A target, a stop or both, around a price; now and then on the wrong side of it."""
+    sign = 1 if side == "BUY" else -1
+    base = int(price / unit)
+    away = draw(st.integers(-1, 4)), draw(st.integers(-1, 4)), draw(st.integers(-1, 2))
+    prices = {"take_profit": base + sign * away[0], "stop_loss": base - sign * away[1]}
+    prices["stop_loss_limit"] = base - sign * (away[1] + away[2])
+    names = draw(st.sampled_from([["take_profit"], ["stop_loss"], ["take_profit", "stop_loss"], list(prices)]))
+    return {name: _price(draw, symbol, unit, prices[name], prices[name]) for name in names}
+
+
+@st.composite
+def _pairs(draw: st.DrawFn, symbol: str, unit: Decimal) -> dict[str, Any]:
+    side = draw(st.sampled_from(["BUY", "SELL", "SELL"]))
+    arguments: dict[str, Any] = {"symbol": symbol, "side": side, "quantity": D(draw(st.sampled_from([5, 10, 20, 50])))}
+    exits = draw(_exits(symbol, unit, "BUY" if side == "SELL" else "SELL", unit * draw(st.integers(8, 18))))
+    names = {"take_profit": "limit_price", "stop_loss": "stop_price", "stop_loss_limit": "stop_limit_price"}
+    arguments |= {"limit_price": unit * 14, "stop_price": unit * 9} | {names[k]: v for k, v in exits.items()}
+    arguments |= draw(_lives())
+    if draw(_SOMETIMES) == 0:
+        arguments["client_order_id"] = draw(st.sampled_from(["a", "b"]))
+    return arguments
+
+
+@st.composite
+def _replacements(draw: st.DrawFn, symbol: str, unit: Decimal, calls: int) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"order_id": draw(st.integers(0, calls))}
+    if draw(_SOMETIMES) < 3:
+        arguments["quantity"] = D(draw(st.sampled_from([5, 10, 20, 50, 0])))
+    changes = draw(st.integers(0, 14))
+    if changes < 4:
+        arguments["limit_price"] = _price(draw, symbol, unit)
+    if 2 < changes < 7:
+        arguments["stop_price"] = _price(draw, symbol, unit)
+    if changes == 7:
+        arguments |= draw(_lives())
+    if changes == 8:
+        arguments["trail_amount"] = _price(draw, symbol, unit, 1, 7)
+    if draw(_SOMETIMES) < 2:
+        arguments["client_order_id"] = draw(st.sampled_from(["a", "b"]))
     return arguments
 
 
@@ -371,17 +491,21 @@ class Bench:
         feed = f"feed {next(self._numbers)}"
         self.conn.execute("insert into feed values (%s, %s)", [feed, script.calendar])
         rows = [
-            (feed, s, at, b.open, b.high, b.low, b.close) for s, bars in script.bars.items() for at, b in bars.items()
+            (feed, s, at, b.open, b.high, b.low, b.close, b.volume)
+            for s, bars in script.bars.items()
+            for at, b in bars.items()
         ]
         rows = [rows[i] for i in shuffled] if shuffled else rows
         with self.conn.cursor().copy(
-            "copy price_bar (feed, symbol, logical_time, open, high, low, close) from stdin"
+            "copy price_bar (feed, symbol, logical_time, open, high, low, close, volume) from stdin"
         ) as to:
             for row in rows:
                 to.write_row(row)
         return feed
 
-    def run(self, feed: str, cash: Decimal) -> Run:
-        row = self.conn.execute("select u, start_run(u, %s, %s) from create_user('x') u", [cash, feed]).fetchone()
+    def run(self, feed: str, cash: Decimal, **terms: Any) -> Run:
+        named = "".join(f", p_{name} => %s" for name in terms)
+        query = f"select u, start_run(u, %s, %s{named}) from create_user('x') u"
+        row = self.conn.execute(query, [cash, feed, *terms.values()]).fetchone()
         assert row
         return Run(self.conn, *row)

@@ -51,6 +51,13 @@ def by_tick_all(run: Run, times: list[datetime]) -> None:
         run.conn.execute("call tick_all(%s, %s)", [at, feed])
 
 
+def by_match_and_tick(run: Run, times: list[datetime]) -> None:
+    """The matching alone, twice, before each tick: it must find nothing left to do."""
+    for at in times:
+        for step in ("match_orders", "match_orders", "tick"):
+            run.call(step, logical_time=at)
+
+
 def in_turns(run: Run, times: list[datetime]) -> None:
     drives = [by_tick, by_replay, by_tick_all, by_replay_in_parts]
     for n in range(0, len(times), 3):
@@ -87,19 +94,25 @@ def assert_same(run: Run, other: Run, name: str) -> None:
     assert run.rows() == other.rows(), name
 
 
-def test_dr_01_every_way_to_drive_a_random_script_gives_the_same_rows(db: Conn) -> None:
+@pytest.mark.parametrize("orders", [False, True])
+def test_dr_01_every_way_to_drive_a_random_script_gives_the_same_rows(db: Conn, orders: bool) -> None:
     bench = Bench(db)
 
     @examples(150, 1500)
-    @given(scripts(every_time=True) | scripts(every_time=True, plans=True), st.randoms(use_true_random=False))
+    @given(
+        scripts(every_time=True, orders=True)
+        if orders
+        else scripts(every_time=True) | scripts(every_time=True, plans=True),
+        st.randoms(use_true_random=False),
+    )
     def check(script: Script, chance: random.Random) -> None:
-        first, *_ = runs = [bench.run(bench.feed(script), script.cash) for _ in DRIVES]
+        first, *_ = runs = [bench.run(bench.feed(script), script.cash, **script.terms) for _ in DRIVES]
         for run, drive in zip(runs, DRIVES.values(), strict=True):
             play(run, script.calls, drive)
         # the same bars, stored in another order
         order = list(range(sum(map(len, script.bars.values()))))
         chance.shuffle(order)
-        runs.append(bench.run(bench.feed(script, shuffled=order), script.cash))
+        runs.append(bench.run(bench.feed(script, shuffled=order), script.cash, **script.terms))
         play(runs[-1], script.calls, chance.choice([by_tick, by_replay, by_tick_all]))
         for run, name in zip(runs[1:], [*list(DRIVES)[1:], "shuffled bars"], strict=True):
             assert_same(first, run, name)
@@ -109,6 +122,31 @@ def test_dr_01_every_way_to_drive_a_random_script_gives_the_same_rows(db: Conn) 
             if times:
                 drive(run, times)
         assert len({run.digest() for run in runs}) == 1
+
+    check()
+
+
+LATE = ("paper_order", "paper_trade", "paper_position", "cash_ledger")
+
+
+def test_dr_01_orders_do_not_care_how_often_the_run_ticks(db: Conn) -> None:
+    """At every bar, with the matching called alone before, or once for all bars since the last call: only marks differ."""
+    bench = Bench(db)
+
+    def tick_late(run: Run, times: list[datetime]) -> None:
+        by_tick(run, times[-1:])
+
+    @examples(250, 2500)
+    @given(scripts(every_time=True, orders=True))
+    def check(script: Script) -> None:
+        often, steps, late = (bench.run(bench.feed(script), script.cash, **script.terms) for _ in range(3))
+        first = next((n for n, call in enumerate(script.calls) if call.verb == "tick"), 0) + 1  # no tick is late for it
+        for run, drive in ((often, by_tick), (steps, by_match_and_tick), (late, tick_late)):
+            play(run, script.calls[:first], drive)
+            play(run, script.calls[first:], drive)
+        assert_same(often, steps, "the matching alone")
+        for table in LATE:
+            assert often.rows()[table] == late.rows()[table], table
 
     check()
 

@@ -18,7 +18,8 @@ from tests.scripts import Bench, Call, Script, examples, scripts
 
 
 def play_both(bench: Bench, script: Script) -> None:
-    run, model = bench.run(bench.feed(script), script.cash), Model(script.market, script.cash)
+    run = bench.run(bench.feed(script), script.cash, **script.terms)
+    model = Model(script.market, script.cash, **script.terms)
     for call in script.calls:
         refused = said = None
         try:
@@ -115,6 +116,17 @@ def test_dr_01_model_and_database_agree_on_scripts_of_plans(db: psycopg.Connecti
 
     @examples(300, 6000)
     @given(scripts(plans=True))
+    def check(script: Script) -> None:
+        play_both(bench, script)
+
+    check()
+
+
+def test_dr_01_model_and_database_agree_on_random_scripts_of_orders(db: psycopg.Connection[Any]) -> None:
+    bench = Bench(db)
+
+    @examples(2000, 20_000)
+    @given(scripts(orders=True))
     def check(script: Script) -> None:
         play_both(bench, script)
 
