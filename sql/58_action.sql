@@ -176,7 +176,7 @@ begin
     c := engine.with_limits(c);
     v_price := engine.tradable_close(c, p_symbol, p_time);
     v_quantity := (select engine.units_for(d.amount, v_price, i.quantity_step) from instrument i where i.symbol = p_symbol);
-    if v_quantity > 0 and engine.reject_reason(c, p_symbol, 'BUY', v_quantity, v_price, c.reserved, 0) is null then
+    if v_quantity > 0 and engine.reject_reason(c, p_symbol, 'BUY', v_quantity, v_price, c.reserved, 0, p_time) is null then
       c := engine.order_at_close(c, p_time, p_symbol, 'BUY', v_quantity, v_price, 'DIVIDEND', null);
     end if;
   end if;

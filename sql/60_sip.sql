@@ -93,7 +93,7 @@ begin
       into strict v_quantity from instrument i where i.symbol = p_plan.symbol;
     v_reason := case
       when v_quantity >= 1e12 then 'QUANTITY_TOO_LARGE'
-      when v_quantity > 0 then engine.reject_reason(c, p_plan.symbol, 'BUY', v_quantity, p_price, c.reserved, 0)
+      when v_quantity > 0 then engine.reject_reason(c, p_plan.symbol, 'BUY', v_quantity, p_price, c.reserved, 0, p_time)
     end;
     e.event_type := case
       when v_quantity = 0 then 'SIP_SKIPPED_BELOW_UNIT'

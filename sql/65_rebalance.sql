@@ -2,9 +2,9 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
--- Sell down, then buy up, to target = floor(weight × equity / close) to the step; a held symbol without weight goes to
--- 0, a symbol without a price is left out. A buy is cut to the cash that is left: rounding each trade to the minor
--- unit must not reject a whole leg for a cent.
+-- Sell down and cover what is short, then buy up, to target = floor(weight × equity / close) to the step; a held symbol
+-- without weight goes to 0, a symbol without a price is left out. A buy is cut to the cash that is left: rounding each
+-- trade to the minor unit must not reject a whole leg for a cent.
 create function engine.trade_to_targets(c engine.context, p_plan rebalance_plan, p_time timestamptz, p_equity numeric) returns engine.context
 language plpgsql stable as $$
 declare
@@ -14,7 +14,7 @@ begin
   for v in
     select t.*, case when t.delta < 0 then 'SELL' else 'BUY' end as side
       from (select i.symbol, i.quantity_step, b.close,
-                   engine.units_for(coalesce(w.weight, 0) * p_equity, b.close, i.quantity_step) - coalesce(p.quantity, 0) as delta,
+                   engine.units_for(coalesce(w.weight, 0) * p_equity, b.close, i.quantity_step) - coalesce(p.quantity, 0) as delta, coalesce(p.quantity, 0) as held,
                    abs(coalesce(p.quantity, 0) * b.close - coalesce(w.weight, 0) * p_equity) as drift
               from (select p.symbol, p.quantity from unnest(c.symbols, c.quantities) p (symbol, quantity) where p.quantity <> 0) p
               full join (select w.symbol, w.weight from target_weight w
@@ -25,14 +25,14 @@ begin
                                   where b.feed = c.feed and b.symbol = i.symbol and b.logical_time <= p_time
                                   order by b.logical_time desc limit 1) b) t
      where t.delta <> 0 and (p_plan.band is null or t.drift > p_plan.band * p_equity)
-     order by t.delta > 0, t.symbol collate "C"
+     order by t.delta > 0 and t.held >= 0, t.symbol collate "C"
   loop
     v_quantity := least(abs(v.delta), engine.floor_to(999999999999, v.quantity_step));
-    if v.side = 'BUY' then
+    if v.side = 'BUY' and v.held >= 0 then
       v_quantity := least(v_quantity, coalesce(nullif(engine.units_for(greatest(c.cash - c.reserved, 0), v.close, v.quantity_step), 0), v_quantity));
     end if;
     c := engine.order_at_close(c, p_time, v.symbol, v.side, v_quantity, v.close, 'REBALANCE',
-           engine.reject_reason(c, v.symbol, v.side, v_quantity, v.close, c.reserved, 0));
+           engine.reject_reason(c, v.symbol, v.side, v_quantity, v.close, c.reserved, 0, p_time));
   end loop;
   return c;
 end $$;
@@ -69,10 +69,10 @@ begin
         c := engine.note(c, e);
         continue;
       end if;
-      v_equity := c.cash + engine.market_value(c, p_time);
+      v_equity := c.cash + engine.market_value(c, p_time);   -- of a margin account perhaps less than nothing
       e.event_type := 'REBALANCED';
       e.payload := jsonb_build_object('equity', trim_scale(v_equity));
-      c := engine.trade_to_targets(engine.note(c, e), v_plan, p_time, v_equity);
+      c := engine.trade_to_targets(engine.note(c, e), v_plan, p_time, greatest(v_equity, 0));
       c.made := c.made + 1;
     end loop;
     if v_plan.frequency = 'DAILY' then
