@@ -72,6 +72,14 @@ def run() -> None:
 @click.option("--penetration-ticks", type=NUMBER, help="Ticks beyond its limit that fill a resting order.")
 @click.option("--max-price-age", help="Last closes older than this are stale: '3 days'.")
 @click.option("--reinvest-dividends", is_flag=True, default=None, help="Buy units for dividends.")
+@click.option(
+    "--initial-margin", type=NUMBER, help="A margin account: equity per exposure that opening takes, up to 1."
+)
+@click.option(
+    "--maintenance-margin", type=NUMBER, help="With it: equity per exposure below which positions are closed."
+)
+@click.option("--borrow-rate", type=NUMBER, help="Yearly fee on what is sold short: 0.03. Default: 0.")
+@click.option("--margin-rate", type=NUMBER, help="Yearly interest on negative cash: 0.08. Default: 0.")
 def run_start(user: int, cash: str, **terms: str | bool | None) -> None:
     """Start a run for USER, who can have one RUNNING at a time."""
     with session() as s:

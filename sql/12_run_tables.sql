@@ -19,6 +19,10 @@ create table strategy_run (
   penetration_ticks int not null default 0,
   max_price_age interval,
   reinvest_dividends boolean not null default false,
+  initial_margin numeric(9,8),
+  maintenance_margin numeric(9,8),
+  borrow_rate numeric(11,8) not null default 0,
+  margin_rate numeric(11,8) not null default 0,
   constraint strategy_run_pkey primary key (user_id, run_id),
   constraint strategy_run_status_is_known check (status in ('RUNNING', 'STOPPED', 'ERROR')),
   constraint strategy_run_currency_is_a_code check (currency ~ '^[A-Z]{3,5}$'),
@@ -28,7 +32,15 @@ create table strategy_run (
   constraint strategy_run_slippage_is_not_negative
     check (slippage_bps >= 0 and slippage_bps <= 10000 and volume_impact >= 0 and volume_impact <= 100),
   constraint strategy_run_penetration_is_not_negative check (penetration_ticks between 0 and 1000000),
-  constraint strategy_run_price_age_is_positive check (max_price_age > '0')
+  constraint strategy_run_price_age_is_positive check (max_price_age > '0'),
+  constraint strategy_run_initial_margin_is_a_share check (initial_margin > 0 and initial_margin <= 1),
+  constraint strategy_run_maintenance_margin_is_within_initial
+    check (maintenance_margin > 0 and maintenance_margin <= initial_margin),
+  constraint strategy_run_margins_come_together check ((initial_margin is null) = (maintenance_margin is null)),
+  constraint strategy_run_rates_are_not_negative
+    check (borrow_rate >= 0 and borrow_rate <= 100 and margin_rate >= 0 and margin_rate <= 100),
+  constraint strategy_run_cash_account_owes_nothing
+    check (initial_margin is not null or borrow_rate = 0 and margin_rate = 0)
 );
 create unique index strategy_run_one_running_per_user on strategy_run (user_id) where status = 'RUNNING';
 create index strategy_run_running_by_feed on strategy_run (feed, user_id, run_id) where status = 'RUNNING';
@@ -41,6 +53,10 @@ comment on column strategy_run.volume_impact is 'Market and stop fills are also 
 comment on column strategy_run.penetration_ticks is 'A resting limit order fills only when the bar goes this many price ticks beyond its limit; any distance beyond where the instrument has no price_tick. 0 = a touch fills.';
 comment on column strategy_run.max_price_age is 'A last close older than this is stale: no order is accepted on it (PRICE_STALE), and SIP and rebalance wait. null = never.';
 comment on column strategy_run.reinvest_dividends is 'A dividend buys units of its symbol when it is paid, at the close.';
+comment on column strategy_run.initial_margin is 'Makes it a margin account, which may sell short and borrow: equity after an order that opens is at least this share of the sum of |position values|. null = a cash account, long-only.';
+comment on column strategy_run.maintenance_margin is 'Margin account: when equity is less than this share of the sum of |position values| at an open tick, positions are closed, the largest first (MARGIN_CALL).';
+comment on column strategy_run.borrow_rate is 'Margin account: yearly fee on the value of what is sold short, as a share; charged by calendar days / 365 at the first tick of a market date (BORROW_FEE).';
+comment on column strategy_run.margin_rate is 'Margin account: yearly interest on negative cash, charged likewise (MARGIN_INTEREST).';
 comment on column strategy_run.status_reason is 'Why the run left RUNNING; copied into engine_status by the status change itself.';
 
 create table engine_state (
@@ -145,7 +161,7 @@ comment on column paper_order.parent_order_id is 'The entry order whose fill mad
 comment on column paper_order.replaces_order_id is 'The order that this one has replaced.';
 comment on column paper_order.take_profit_price is 'Entry of a bracket: what it fills gets an exit LIMIT at this price.';
 comment on column paper_order.stop_loss_price is 'Entry of a bracket: what it fills gets an exit STOP at this price, or STOP_LIMIT with stop_loss_limit_price.';
-comment on column paper_order.reserve_price is 'Price at which an open buy reserves cash; null when no price was known at acceptance.';
+comment on column paper_order.reserve_price is 'Price at which an open buy reserves cash; null when no price was known at acceptance. Margin account: what an order of either side reserves of exposure, its part that only reduces a position left out; null = nothing.';
 comment on column paper_order.closed_time is 'Logical time at which the order was filled, expired or rejected at its fill; the last tick for a cancel.';
 
 create table paper_trade (
@@ -180,7 +196,7 @@ create table paper_position (
   constraint paper_position_pkey primary key (user_id, run_id, symbol),
   constraint paper_position_of_run foreign key (user_id, run_id) references strategy_run on delete cascade
 ) with (fillfactor = 80);
-comment on table paper_position is 'Units held per symbol at total average cost, buy fees included; realized_pnl is net of sell fees. A closed position stays with quantity 0.';
+comment on table paper_position is 'Units held per symbol at total average cost, buy fees included; realized_pnl is net of sell fees. A closed position stays with quantity 0. Sold short, quantity and cost_basis are negative: what the sales have brought.';
 
 create table cash_ledger (
   user_id bigint not null,
@@ -198,7 +214,7 @@ create table cash_ledger (
 -- the cascade from a trade looks here
 create index cash_ledger_by_trade on cash_ledger (user_id, run_id, trade_id) where trade_id is not null;
 create unique index cash_ledger_one_opening_per_run on cash_ledger (user_id, run_id) where cause = 'OPENING';
-comment on table cash_ledger is 'Append-only cash movements, signed; their sum is engine_state.cash. cause: OPENING (before the first tick, no logical_time), TRADE (fees included), DIVIDEND, CASH_IN_LIEU (of a fraction after a split); any other is money from or to outside.';
+comment on table cash_ledger is 'Append-only cash movements, signed; their sum is engine_state.cash. cause: OPENING (before the first tick, no logical_time), TRADE (fees included), DIVIDEND, CASH_IN_LIEU (of a fraction after a split), BORROW_FEE and MARGIN_INTEREST (of a margin account); any other is money from or to outside.';
 
 create table mtm_ledger (
   user_id bigint not null,
@@ -224,21 +240,3 @@ create table paper_equity_curve (
   constraint paper_equity_curve_of_run foreign key (user_id, run_id) references strategy_run on delete cascade
 );
 comment on table paper_equity_curve is 'Append-only equity, at most one row a logical time: equity = cash + market_value, exactly.';
-
-create table event_ledger (
-  user_id bigint not null,
-  run_id bigint not null,
-  logical_time logical_instant not null,
-  event_type text not null,
-  event_key text not null,
-  payload jsonb not null default '{}',
-  constraint event_ledger_pkey primary key (user_id, run_id, event_type, event_key),
-  constraint event_ledger_of_run foreign key (user_id, run_id) references strategy_run on delete cascade
-);
--- a slot ends once, whatever the way it ends
-create unique index event_ledger_one_end_per_sip_slot on event_ledger (user_id, run_id, event_key)
-  where event_type in ('SIP_EXECUTED', 'SIP_SKIPPED_FUNDS', 'SIP_SKIPPED_HOLIDAY', 'SIP_SKIPPED_PAUSED',
-                       'SIP_SKIPPED_BELOW_UNIT', 'SIP_MISSED');
-create unique index event_ledger_one_end_per_rebalance_slot on event_ledger (user_id, run_id, event_key)
-  where event_type in ('REBALANCED', 'REBALANCE_MISSED');
-comment on table event_ledger is 'Append-only: how each SIP slot (event_key sip_id:slot) and rebalance slot (plan_id:slot) ended, at the time of the tick that ended it.';

@@ -1,4 +1,4 @@
--- DURABLE. What moves a run's cash besides its trades. Guards and keys as in 12.
+-- DURABLE. What moves a run's cash besides its trades, and what happens to it. Guards and keys as in 12.
 set local search_path = public, pg_temp;
 
 create table dividend_due (
@@ -38,3 +38,21 @@ create table trade_fee (
   constraint trade_fee_date_is_finite check (isfinite(effective_from))
 );
 comment on table trade_fee is 'Append-only: what paper_trade.fees is made of, and the row of fee_schedule behind each part.';
+
+create table event_ledger (
+  user_id bigint not null,
+  run_id bigint not null,
+  logical_time logical_instant not null,
+  event_type text not null,
+  event_key text not null,
+  payload jsonb not null default '{}',
+  constraint event_ledger_pkey primary key (user_id, run_id, event_type, event_key),
+  constraint event_ledger_of_run foreign key (user_id, run_id) references strategy_run on delete cascade
+);
+-- a slot ends once, whatever the way it ends
+create unique index event_ledger_one_end_per_sip_slot on event_ledger (user_id, run_id, event_key)
+  where event_type in ('SIP_EXECUTED', 'SIP_SKIPPED_FUNDS', 'SIP_SKIPPED_HOLIDAY', 'SIP_SKIPPED_PAUSED',
+                       'SIP_SKIPPED_BELOW_UNIT', 'SIP_MISSED');
+create unique index event_ledger_one_end_per_rebalance_slot on event_ledger (user_id, run_id, event_key)
+  where event_type in ('REBALANCED', 'REBALANCE_MISSED');
+comment on table event_ledger is 'Append-only: how each SIP slot (event_key sip_id:slot) and rebalance slot (plan_id:slot) ended, at the time of the tick that ended it; SPLIT and DIVIDEND (symbol:date); MARGIN_CALL (the time).';

@@ -105,7 +105,7 @@ create type engine.match as (
   logical_time timestamptz, phase int, price numeric, is_trigger boolean, stop_price numeric,
   open numeric, low numeric, high numeric, volume numeric,
   order_id bigint, symbol text, side text, order_type text, time_in_force text, quantity numeric, filled_quantity numeric,
-  reserve_price numeric, oco_id bigint, is_entry boolean
+  reserve_price numeric, oco_id bigint, is_entry boolean, is_exit boolean
 );
 
 -- A run in memory: read once after the lock, carried through the steps, written once by engine.post. No step reads a

@@ -21,7 +21,7 @@ create function engine.start_run(
   p_user_id bigint, p_initial_cash numeric, p_feed text, p_name text,
   p_participation numeric, p_slippage_bps numeric, p_fee_schedule text,
   p_mark_policy text, p_currency text, p_volume_impact numeric, p_penetration_ticks int, p_max_price_age interval,
-  p_reinvest_dividends boolean
+  p_reinvest_dividends boolean, p_initial_margin numeric, p_maintenance_margin numeric, p_borrow_rate numeric, p_margin_rate numeric
 ) returns bigint
 language plpgsql as $$
 declare
@@ -40,6 +40,7 @@ begin
                          format('argument=fee_schedule value=%s must_be=a_fee_schedule', p_fee_schedule));
   perform engine.require(p_mark_policy in ('EVERY_TICK', 'SESSION', 'EVENTS'),
                          format('argument=mark_policy value=%s must_be=EVERY_TICK|SESSION|EVENTS', p_mark_policy));
+  perform engine.require_margin(p_initial_margin, p_maintenance_margin, p_borrow_rate, p_margin_rate);
   perform engine.require(p_currency ~ '^[A-Z]{3,5}$', 'argument=currency must_be=a_currency_code');
   if not exists (select from feed f where f.feed = p_feed) then
     perform engine.refuse('TE201', format('feed=%s', p_feed));
@@ -56,10 +57,12 @@ begin
 
   loop
     insert into strategy_run (user_id, name, feed, currency, status, initial_cash, mark_policy, fee_schedule,
-                              participation, slippage_bps, volume_impact, penetration_ticks, max_price_age, reinvest_dividends)
+                              participation, slippage_bps, volume_impact, penetration_ticks, max_price_age, reinvest_dividends,
+                              initial_margin, maintenance_margin, borrow_rate, margin_rate)
     values (p_user_id, coalesce(p_name, ''), p_feed, p_currency, 'RUNNING',
             round(p_initial_cash, engine.minor_unit(p_currency)), p_mark_policy, p_fee_schedule,
-            p_participation, p_slippage_bps, p_volume_impact, p_penetration_ticks, p_max_price_age, p_reinvest_dividends)
+            p_participation, p_slippage_bps, p_volume_impact, p_penetration_ticks, p_max_price_age, p_reinvest_dividends,
+            p_initial_margin, p_maintenance_margin, p_borrow_rate, p_margin_rate)
     on conflict (user_id, run_id) do nothing
     returning run_id into v_run_id;
     exit when found;
@@ -95,9 +98,9 @@ begin
     perform engine.refuse('TE004', format('table=strategy_run user_id=%s run_id=%s column=key', old.user_id, old.run_id));
   end if;
   if (new.feed, new.currency, new.initial_cash, new.mark_policy, new.fee_schedule, new.participation, new.slippage_bps, new.volume_impact,
-      new.penetration_ticks, new.max_price_age, new.reinvest_dividends)
+      new.penetration_ticks, new.max_price_age, new.reinvest_dividends, new.initial_margin, new.maintenance_margin, new.borrow_rate, new.margin_rate)
      is distinct from (old.feed, old.currency, old.initial_cash, old.mark_policy, old.fee_schedule, old.participation, old.slippage_bps, old.volume_impact,
-      old.penetration_ticks, old.max_price_age, old.reinvest_dividends)
+      old.penetration_ticks, old.max_price_age, old.reinvest_dividends, old.initial_margin, old.maintenance_margin, old.borrow_rate, old.margin_rate)
      and exists (select from public.engine_state s where s.user_id = old.user_id and s.run_id = old.run_id) then
     perform engine.refuse('TE004', format('table=strategy_run user_id=%s run_id=%s column=feed,currency,initial_cash,mark_policy,execution', old.user_id, old.run_id));
   end if;

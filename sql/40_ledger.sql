@@ -100,18 +100,23 @@ begin
   return c;
 end $$;
 
--- What a sale takes from the cost of the units held: its share, and the whole of it with the last unit.
+-- What closing p_sold of p_held units takes from their cost: its share, and the whole of it with the last unit.
 create function engine.cost_of_sale(p_cost_basis numeric, p_held numeric, p_sold numeric, p_scale int) returns numeric
 language sql immutable parallel safe
 return case when p_sold = p_held then p_cost_basis else round(p_cost_basis * p_sold / p_held, p_scale) end;
 
--- Note a fill of e.quantity at e.price, and move cash and position. Total average cost: a sale takes its share of the
--- cost with it.
+-- Note a fill of e.quantity at e.price, and move cash and position. Total average cost, signed: of a short position it is
+-- what the sales have brought, negative. What goes against the position closes it, takes its share of the cost with it
+-- and realizes the difference; the rest, or all, opens.
 create function engine.book_trade(c engine.context, e engine.entry) returns engine.context
 language plpgsql stable as $$
 declare
   v_value numeric := engine.value(e.quantity, e.price, c.scale);
-  v_sold numeric;
+  v_units numeric := case e.side when 'BUY' then e.quantity else -e.quantity end;
+  v_held numeric;
+  v_closed numeric;
+  v_cash numeric := 0::numeric;   -- of the part that closes, and the cost that goes with it
+  v_cost numeric := 0::numeric;
   i int := array_position(c.symbols, e.symbol);
 begin
   c.last_trade_id := engine.next_trade_id(c);
@@ -129,17 +134,16 @@ begin
     c.realized_pnls := c.realized_pnls || 0::numeric;
     i := cardinality(c.symbols);
   end if;
-  if e.side = 'BUY' then
-    c.quantities[i] := c.quantities[i] + e.quantity;
-    c.cost_bases[i] := c.cost_bases[i] - e.amount;
-    c.cost_basis := c.cost_basis - e.amount;
-  else
-    v_sold := engine.cost_of_sale(c.cost_bases[i], c.quantities[i], e.quantity, c.scale);
-    c.quantities[i] := c.quantities[i] - e.quantity;
-    c.cost_bases[i] := c.cost_bases[i] - v_sold;
-    c.realized_pnls[i] := c.realized_pnls[i] + e.amount - v_sold;
-    c.cost_basis := c.cost_basis - v_sold;
-    c.realized_pnl := c.realized_pnl + e.amount - v_sold;
+  v_held := c.quantities[i];
+  if v_held * v_units < 0 then
+    v_closed := least(e.quantity, abs(v_held));
+    v_cash := case v_closed when e.quantity then e.amount else round(e.amount * v_closed / e.quantity, c.scale) end;
+    v_cost := engine.cost_of_sale(c.cost_bases[i], abs(v_held), v_closed, c.scale);
+    c.realized_pnls[i] := c.realized_pnls[i] + v_cash - v_cost;
+    c.realized_pnl := c.realized_pnl + v_cash - v_cost;
   end if;
+  c.quantities[i] := v_held + v_units;
+  c.cost_bases[i] := c.cost_bases[i] - v_cost - (e.amount - v_cash);
+  c.cost_basis := c.cost_basis - v_cost - (e.amount - v_cash);
   return engine.note(c, e);
 end $$;

@@ -33,10 +33,10 @@ begin
   on conflict (user_id, run_id, symbol) do nothing;
 end $$;
 
--- Cash that an open order holds back; a sale holds none.
-create function engine.reservation(p_side text, p_open_quantity numeric, p_reserve_price numeric, p_scale int) returns numeric
+-- Cash that an open order holds back, a sale none; in a margin account the exposure that it would open.
+create function engine.reservation(p_open_quantity numeric, p_reserve_price numeric, p_scale int) returns numeric
 language sql immutable
-return case when p_side = 'BUY' then coalesce(engine.value(p_open_quantity, p_reserve_price, p_scale), 0) else 0 end;
+return coalesce(engine.value(p_open_quantity, p_reserve_price, p_scale), 0);
 
 -- Of the orders that cancel each other one counts, for they share one quantity: is there an open one before this?
 create function engine.is_counted_before(p_user_id bigint, p_run_id bigint, p_oco_id bigint, p_order_id bigint) returns boolean
@@ -47,11 +47,11 @@ begin
                     and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED'));
 end $$;
 
--- Cash that open buys hold back.
+-- What open orders hold back, in sum.
 create function engine.reserved_cash(c engine.context) returns numeric
 language plpgsql stable as $$
 begin
-  return (select coalesce(sum(engine.reservation(o.side, o.quantity - o.filled_quantity, o.reserve_price, c.scale)), 0)
+  return (select coalesce(sum(engine.reservation(o.quantity - o.filled_quantity, o.reserve_price, c.scale)), 0)
           from paper_order o
          where o.user_id = c.user_id and o.run_id = c.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
            and (o.oco_id is null or not engine.is_counted_before(o.user_id, o.run_id, o.oco_id, o.order_id)));
@@ -86,16 +86,20 @@ end $$;
 
 -- Null when the order may stand, else its reject_reason. p_price null: no price is known yet, so what depends on it
 -- waits for the fill. p_reserved: cash held back for others. p_open: units that open orders of that side already claim;
--- at a fill nothing, who fills first has them. p_fees: paid on top, or out of what a sale brings.
+-- at a fill nothing, who fills first has them. p_time: when that is asked. p_fees: paid on top, or out of what a sale
+-- brings. p_is_exit: of a bracket. A cash account needs nothing but the context; a margin account asks for prices.
 create function engine.reject_reason(
   c engine.context, p_symbol text, p_side text, p_quantity numeric, p_price numeric, p_reserved numeric, p_open numeric,
-  p_fees numeric default 0
+  p_time timestamptz, p_fees numeric default 0, p_is_exit boolean default false
 ) returns text
-language plpgsql immutable as $$
+language plpgsql stable as $$
 declare
   v_value numeric := engine.value(p_quantity, p_price, c.scale);
   v_held numeric := coalesce(c.quantities[array_position(c.symbols, p_symbol)], 0);
 begin
+  if (c.terms).initial_margin is not null then
+    return engine.margin_reason(c, p_symbol, p_side, p_quantity, p_price, p_reserved, p_open, p_time, p_fees, p_is_exit);
+  end if;
   return case
     when p_symbol = any (c.forbidden) then 'SYMBOL_FORBIDDEN'
     when v_value > c.max_order_value then 'ORDER_VALUE_EXCEEDED'

@@ -89,7 +89,7 @@ begin
   end if;
   c := engine.with_limits(c);
   return engine.reject_reason(c, o.symbol, o.side, p_quantity, p_price, c.reserved - p_released_cash,
-                              engine.open_quantity(c, o.symbol, o.side) - p_released_units, p_fees);
+                              engine.open_quantity(c, o.symbol, o.side) - p_released_units, c.last_logical_time, p_fees);
 end $$;
 
 -- An order with its terms, as it is accepted or rejected now; not stored. o carries all but the quantity, which may have
@@ -123,6 +123,9 @@ begin
     -- per unit, and upwards, so that what is held back for the order covers its fees
     v_fees := engine.fee_sum(engine.fill_fees(c, null, o.symbol, o.side, c.last_logical_time, o.quantity, v_price));
     o.reserve_price := case when o.side = 'BUY' then ceil((v_price + v_fees / o.quantity) * 1e8) / 1e8 end;
+  end if;
+  if (c.terms).initial_margin is not null then
+    o.reserve_price := engine.margin_reserve(c, o.symbol, o.side, p_quantity, v_price, v_fees, p_released_units);
   end if;
   o.reject_reason := engine.acceptance_reason(c, o, p_quantity, v_price, v_fees, p_released_cash, p_released_units);
   o.status := case when o.reject_reason is null then 'PENDING' else 'REJECTED' end;

@@ -129,7 +129,7 @@ begin
   perform engine.require(v_old.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED'), format('argument=order_id value=%s must_be=an_open_order', p_order_id));
   perform engine.require(v_old.oco_id is null or v_quantity = v_left, 'argument=quantity must_be=unchanged_for_one_of_a_pair');
 
-  o := engine.judged(c, o, v_quantity, engine.reservation(v_old.side, v_left, v_old.reserve_price, c.scale), v_left);
+  o := engine.judged(c, o, v_quantity, engine.reservation(v_left, v_old.reserve_price, c.scale), v_left);
   o.reserve_price := case when o.parent_order_id is null then o.reserve_price end;
   if o.status = 'PENDING' then
     update paper_order x set status = 'CANCELED', closed_time = c.last_logical_time

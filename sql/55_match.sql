@@ -81,7 +81,7 @@ language sql stable
 begin atomic
   select f.logical_time, f.phase, f.price, f.is_trigger, f.stop_price, f.open, f.low, f.high, f.volume,
          o.order_id, o.symbol, o.side, o.order_type, o.time_in_force, o.quantity::numeric, o.filled_quantity::numeric, o.reserve_price::numeric,
-         o.oco_id, num_nonnulls(o.take_profit_price, o.stop_loss_price) > 0
+         o.oco_id, num_nonnulls(o.take_profit_price, o.stop_loss_price) > 0, o.parent_order_id is not null
     from paper_order o
    cross join lateral (select case when p_order_ids is null then greatest(p_after, o.logical_time, o.seen_time, o.triggered_time) else p_after end as after) s
    cross join lateral engine.fate(

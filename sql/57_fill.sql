@@ -128,14 +128,14 @@ begin
     c := engine.turn_volume(c, o.logical_time);
     v_volume := engine.volume_left(c, o);
   end if;
-  c.reserved := c.reserved - engine.reservation(o.side, o.quantity - o.filled_quantity, o.reserve_price, c.scale);
+  c.reserved := c.reserved - engine.reservation(o.quantity - o.filled_quantity, o.reserve_price, c.scale);
   e := engine.wanted(o, c.terms, v_volume);
   if e.quantity > 0 then
     if (c.terms).fee_schedule is not null then
       e.fee_items := engine.fill_fees(c, e.order_id, e.symbol, e.side, e.logical_time, e.quantity, e.price);
       v_fees := engine.fee_sum(e.fee_items);
     end if;
-    e.reject_reason := engine.reject_reason(c, e.symbol, e.side, e.quantity, e.price, c.reserved, 0, v_fees);
+    e.reject_reason := engine.reject_reason(c, e.symbol, e.side, e.quantity, e.price, c.reserved, 0, e.logical_time, v_fees, o.is_exit);
     if e.reject_reason is null then
       c.made := c.made + 1;
       if v_is_capped then

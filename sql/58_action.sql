@@ -178,7 +178,7 @@ begin
     v_price := engine.tradable_close(c.feed, p_symbol, p_time, (c.terms).max_price_age);
     v_quantity := (select engine.units_within(d.amount, v_price, i.quantity_step, (c.terms).fee_schedule, p_symbol, 'BUY',
                                               engine.trade_date(p_time, c.time_zone), c.scale) from instrument i where i.symbol = p_symbol);
-    if v_quantity > 0 and engine.reject_reason(c, p_symbol, 'BUY', v_quantity, v_price, c.reserved, 0,
+    if v_quantity > 0 and engine.reject_reason(c, p_symbol, 'BUY', v_quantity, v_price, c.reserved, 0, p_time,
          engine.fee_sum(engine.fill_fees(c, null, p_symbol, 'BUY', p_time, v_quantity, v_price))) is null then
       c := engine.order_at_close(c, p_time, p_symbol, 'BUY', v_quantity, v_price, 'DIVIDEND', null);
     end if;

@@ -154,7 +154,7 @@ begin
       continue when g.quantity = 0;
       v_fees := case when (c.terms).fee_schedule is null then 0 else engine.fee_sum(engine.fill_fees(c, null, g.symbol, 'BUY', p_time, g.quantity, g.price)) end;
       v_reason := case when g.quantity >= 1e12 then 'QUANTITY_TOO_LARGE'
-        else engine.reject_reason(c, g.symbol, 'BUY', g.quantity, g.price, c.reserved + v_spent, 0, v_fees) end;
+        else engine.reject_reason(c, g.symbol, 'BUY', g.quantity, g.price, c.reserved + v_spent, 0, p_time, v_fees) end;
       exit when v_reason is not null;
       v_spent := v_spent + engine.value(g.quantity, g.price, c.scale) + v_fees;
       v_bought := v_bought || g;

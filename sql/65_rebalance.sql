@@ -11,12 +11,12 @@ create function engine.rebalance_legs(
   p_plan rebalance_plan, p_feed text, p_time timestamptz, p_equity numeric, p_symbols text[], p_quantities numeric[],
   p_max_age interval
 )
-returns table (symbol text, step numeric, close numeric, delta numeric)
+returns table (symbol text, step numeric, close numeric, held numeric, delta numeric)
 language plpgsql stable as $$
 begin
   return query
-    select t.symbol, t.step::numeric, t.close::numeric, t.delta
-      from (select d.symbol, d.step, d.close, d.drift, d.allowed,
+    select t.symbol, t.step::numeric, t.close::numeric, t.held, t.delta
+      from (select d.symbol, d.step, d.close, d.held, d.drift, d.allowed,
                    engine.units_for(case when p_plan.to_band_edge then d.target + sign(d.drift) * coalesce(d.allowed, 0) else d.target end,
                                     d.close, d.step) - d.held as delta
               from (select i.symbol, case when p_plan.whole_units then engine.whole_step(i.quantity_step) else i.quantity_step end as step,
@@ -35,7 +35,7 @@ begin
      where t.delta <> 0 and sign(t.delta) = -sign(t.drift) and (t.allowed is null or abs(t.drift) > t.allowed);
 end $$;
 
--- Sell down, then buy up. A buy is cut to the cash that is left: rounding each trade to the minor unit must not reject a
+-- Sell down and cover what is short, then buy up. A buy is cut to the cash that is left: rounding each trade to the minor unit must not reject a
 -- whole leg for a cent. What is then worth less than min_order_value is left out.
 create function engine.trade_to_targets(c engine.context, p_plan rebalance_plan, p_time timestamptz, p_equity numeric) returns engine.context
 language plpgsql stable as $$
@@ -45,18 +45,18 @@ declare
   v_quantity numeric;
 begin
   for v in
-    select l.symbol, l.step, l.close, l.delta from engine.rebalance_legs(p_plan, c.feed, p_time, p_equity, c.symbols, c.quantities, (c.terms).max_price_age) l
-     order by l.delta > 0, l.symbol collate "C"
+    select l.* from engine.rebalance_legs(p_plan, c.feed, p_time, p_equity, c.symbols, c.quantities, (c.terms).max_price_age) l
+     order by l.delta > 0 and l.held >= 0, l.symbol collate "C"
   loop
     v_side := case when v.delta < 0 then 'SELL' else 'BUY' end;
     v_quantity := least(abs(v.delta), engine.floor_to(999999999999, v.step));
-    if v_side = 'BUY' then
+    if v_side = 'BUY' and v.held >= 0 then
       v_quantity := least(v_quantity, coalesce(nullif(engine.units_within(greatest(c.cash - c.reserved, 0), v.close, v.step,
         (c.terms).fee_schedule, v.symbol, 'BUY', engine.trade_date(p_time, c.time_zone), c.scale), 0), v_quantity));
     end if;
     continue when engine.value(v_quantity, v.close, c.scale) < p_plan.min_order_value;
     c := engine.order_at_close(c, p_time, v.symbol, v_side, v_quantity, v.close, 'REBALANCE',
-           engine.reject_reason(c, v.symbol, v_side, v_quantity, v.close, c.reserved, 0,
+           engine.reject_reason(c, v.symbol, v_side, v_quantity, v.close, c.reserved, 0, p_time,
                                 engine.fee_sum(engine.fill_fees(c, null, v.symbol, v_side, p_time, v_quantity, v.close))));
   end loop;
   return c;
@@ -94,10 +94,10 @@ begin
         c := engine.note(c, e);
         continue;
       end if;
-      v_equity := c.cash + engine.market_value(c, p_time);
+      v_equity := c.cash + engine.market_value(c, p_time);   -- of a margin account perhaps less than nothing
       e.event_type := 'REBALANCED';
       e.payload := jsonb_build_object('equity', trim_scale(v_equity));
-      c := engine.trade_to_targets(engine.note(c, e), v_plan, p_time, v_equity);
+      c := engine.trade_to_targets(engine.note(c, e), v_plan, p_time, greatest(v_equity, 0));
       c.made := c.made + 1;
     end loop;
     if v_plan.frequency = 'DAILY' then

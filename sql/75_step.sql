@@ -76,6 +76,7 @@ declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
 begin
   if not c.is_closed then
+    c := engine.charge_interest(c, p_logical_time);
     if engine.may_act(c, p_logical_time) then
       c := engine.pass_actions(c, p_logical_time);
     end if;
@@ -93,7 +94,7 @@ declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
 begin
   if not c.is_closed and coalesce(p_market_open, c.is_open) then
-    c := engine.run_sips(c, p_logical_time);
+    c := engine.run_sips(engine.charge_interest(c, p_logical_time), p_logical_time);
     perform engine.end_step(c, p_logical_time);
   end if;
   return c.made;
@@ -107,7 +108,7 @@ declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
 begin
   if not c.is_closed and coalesce(p_market_open, c.is_open) then
-    c := engine.run_rebalances(c, p_logical_time);
+    c := engine.run_rebalances(engine.charge_interest(c, p_logical_time), p_logical_time);
     perform engine.end_step(c, p_logical_time);
   end if;
   return c.made;
@@ -122,6 +123,7 @@ begin
     return false;
   end if;
   perform engine.require_now(c, p_logical_time);
+  c := engine.charge_interest(c, p_logical_time);
   c.has_written := true;
   perform engine.end_step(c, p_logical_time);
   perform engine.mark_mtm(c, p_logical_time, engine.marked_value(c, p_logical_time));
@@ -137,6 +139,7 @@ begin
     return false;
   end if;
   perform engine.require_now(c, p_logical_time);
+  c := engine.charge_interest(c, p_logical_time);
   c.has_written := true;
   perform engine.end_step(c, p_logical_time);
   perform engine.mark_equity(c, p_logical_time, engine.marked_value(c, p_logical_time));

@@ -9,44 +9,63 @@ create type engine.book as (
   trades bigint, sales bigint, wins bigint, is_traced boolean, last_time timestamptz, times timestamptz[], amounts numeric[]
 );
 
--- Each trade with its cash, and with what it realized if it is a sale, by the rule that booked it. Units that came by
--- other ways than a trade cannot be seen here: a sale of more than was bought has no known gain. Trades and their cash
--- meet in one GROUP BY, not in a join, which may be planned as a quadratic loop.
+-- Each trade with its cash, and with what it realized if it closes, by the rule that booked it; a split moves units and
+-- takes its part of the cost. Units that came by other ways cannot be seen here: in a cash account a sale of more than
+-- was bought has no known gain. Trades and their cash meet in one GROUP BY, not in a join, which may be planned as a
+-- quadratic loop.
 create function engine.trade_gains(p_user_id bigint, p_run_id bigint, p_scale int)
-returns table (trade_id bigint, symbol text, side text, logical_time timestamptz, value numeric, fees numeric, amount numeric, gain numeric, held numeric)
+returns table (trade_id bigint, symbol text, side text, logical_time timestamptz, value numeric, fees numeric, amount numeric,
+               is_closing boolean, gain numeric, held numeric)
 language plpgsql stable as $$
 declare
+  v_is_margin boolean := (select r.initial_margin is not null from strategy_run r where r.user_id = p_user_id and r.run_id = p_run_id);
+  v record;
   v_symbol text;
   v_cost numeric;
-  v_sold numeric;
-  v_quantity numeric;
+  v_closed numeric;
+  v_cash numeric;
 begin
-  for trade_id, symbol, side, logical_time, value, fees, amount, v_quantity in
-    select u.trade_id, max(u.symbol) as symbol, max(u.side), max(u.at), max(engine.value(u.quantity, u.price, p_scale)), max(u.fees),
-           sum(u.amount), max(u.quantity)
-      from (select t.trade_id, t.symbol, t.side, t.logical_time as at, t.quantity, t.price, t.fees, null::money_amount as amount
+  for v in
+    select u.ordinal, max(u.symbol) as symbol, max(u.side) as side, max(u.at) as at, sum(u.units) as units, max(u.price) as price,
+           max(u.fees) as fees, sum(u.amount) as amount, sum(u.cost) as cost
+      from (select t.trade_id::numeric as ordinal, t.symbol, t.side, t.logical_time as at, case t.side when 'BUY' then t.quantity else -t.quantity end as units,
+                   t.price, t.fees, null::money_amount as amount, null::numeric as cost
               from paper_trade t where t.user_id = p_user_id and t.run_id = p_run_id
             union all
-            select l.trade_id, null, null, null, null, null, null, l.amount
-              from cash_ledger l where l.user_id = p_user_id and l.run_id = p_run_id and l.trade_id is not null) u
-     group by u.trade_id
-     order by max(u.symbol) collate "C", u.trade_id
+            select l.trade_id, null, null, null, null, null, null, l.amount, null
+              from cash_ledger l where l.user_id = p_user_id and l.run_id = p_run_id and l.trade_id is not null
+            union all   -- between two trades
+            select -row_number() over (order by e.logical_time, e.event_key), e.payload ->> 'symbol', null, e.logical_time, (e.payload ->> 'units')::numeric,
+                   null, null, null, coalesce((e.payload ->> 'cost')::numeric, 0)
+              from event_ledger e where e.user_id = p_user_id and e.run_id = p_run_id and e.event_type = 'SPLIT') u
+     group by u.ordinal
+     order by max(u.symbol) collate "C", max(u.at), u.ordinal
   loop
-    if symbol is distinct from v_symbol then
-      v_symbol := symbol;
+    if v.symbol is distinct from v_symbol then
+      v_symbol := v.symbol;
       v_cost := 0;
       held := 0;
     end if;
-    gain := null;
-    if side = 'BUY' then
-      held := held + v_quantity;
-      v_cost := v_cost - amount;
-    else
-      v_sold := case when v_quantity <= held then engine.cost_of_sale(v_cost, held, v_quantity, p_scale) end;
-      held := held - v_quantity;
-      v_cost := v_cost - v_sold;
-      gain := amount - v_sold;
+    if v.side is null then
+      held := held + v.units;
+      v_cost := v_cost - v.cost;
+      continue;
     end if;
+    gain := null;
+    is_closing := v.side = 'SELL' and not v_is_margin or held * v.units < 0;
+    v_closed := case when is_closing then least(abs(v.units), abs(held)) else 0 end;
+    if not v_is_margin and is_closing and abs(v.units) > held then
+      v_cost := null;
+    elsif is_closing then
+      v_cash := case v_closed when abs(v.units) then v.amount else round(v.amount * v_closed / abs(v.units), p_scale) end;
+      gain := v_cash - engine.cost_of_sale(v_cost, abs(held), v_closed, p_scale);
+      v_cost := v_cost - (v_cash - gain) - (v.amount - v_cash);
+    else
+      v_cost := v_cost - v.amount;
+    end if;
+    held := held + v.units;
+    select v.ordinal::bigint, v.symbol, v.side, v.at, engine.value(abs(v.units), v.price, p_scale), v.fees, v.amount
+      into trade_id, symbol, side, logical_time, value, fees, amount;
     return next;
   end loop;
 end $$;
@@ -60,7 +79,7 @@ begin atomic
          coalesce(t.sales = t.known and t.held = p.quantity, false), t.last_time, t.times, t.amounts
     from (select p.symbol, p.quantity, p.cost_basis, p.realized_pnl from paper_position p where p.user_id = p_user_id and p.run_id = p_run_id) p
     full join (select g.symbol, sum(g.value) filter (where g.side = 'BUY') as bought, sum(g.value) filter (where g.side = 'SELL') as sold,
-                      sum(g.fees) as fees, count(*) as trades, count(*) filter (where g.side = 'SELL') as sales, count(g.gain) as known,
+                      sum(g.fees) as fees, count(*) as trades, count(*) filter (where g.is_closing) as sales, count(g.gain) as known,
                       count(*) filter (where g.gain > 0) as wins, (array_agg(g.held order by g.trade_id desc))[1] as held,
                       max(g.logical_time) as last_time, array_agg(g.logical_time order by g.trade_id) as times,
                       array_agg(g.amount order by g.trade_id) as amounts
@@ -68,7 +87,7 @@ begin atomic
    order by coalesce(p.symbol, t.symbol) collate "C";
 end;
 
--- hit_rate: of all sales, the share that realized a gain, fees counted; each fill that sells is one.
+-- hit_rate: of all trades that close (in a cash account: sales), the share that realized a gain, fees counted.
 create function engine.hit_measure(p_sales numeric, p_wins numeric, p_is_traced boolean) returns engine.measure
 language sql immutable
 return engine.measured(case when p_is_traced then p_wins / nullif(p_sales, 0) end,

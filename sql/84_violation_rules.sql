@@ -4,7 +4,7 @@ set local search_path = public, pg_temp;
 
 -- Accounting rules speak of these runs.
 create view engine.accounted_run as
-  select r.user_id, r.run_id, r.initial_cash, r.status, r.mark_policy, engine.minor_unit(r.currency) as scale,
+  select r.user_id, r.run_id, r.initial_cash, r.status, r.mark_policy, r.maintenance_margin, engine.minor_unit(r.currency) as scale,
          s.cash, s.first_logical_time, s.last_logical_time, greatest(s.last_logical_time, s.step_logical_time) as reached
     from strategy_run r
     join engine_state s on s.user_id = r.user_id and s.run_id = r.run_id
@@ -111,7 +111,7 @@ create view engine.violation_order as
                                                      where t.user_id = o.user_id and t.run_id = o.run_id and t.order_id = o.order_id))
       or o.closed_time < o.logical_time
       or (o.status = 'REJECTED') <> (o.reject_reason is not null)
-      or o.source not in ('CLIENT', 'BRACKET', 'SIP', 'REBALANCE', 'DIVIDEND')
+      or o.source not in ('CLIENT', 'BRACKET', 'SIP', 'REBALANCE', 'DIVIDEND', 'MARGIN')
   union all
   select o.user_id, o.run_id, 'order_later_than_run', 'order_id=' || o.order_id
     from paper_order o
@@ -145,7 +145,7 @@ create view engine.violation_cash as
     from (select l.user_id, l.run_id, l.entry_id,
                  sum(l.amount) over (partition by l.user_id, l.run_id order by l.entry_id) as cash
             from cash_ledger l
-            join engine.accounted_run r on r.user_id = l.user_id and r.run_id = l.run_id) c
+            join engine.accounted_run r on r.user_id = l.user_id and r.run_id = l.run_id and r.maintenance_margin is null) c
    where c.cash < 0
   union all
   select l.user_id, l.run_id, 'cash_entry_disagrees_with_cause', format('entry_id=%s cause=%s trade_id=%s', l.entry_id, l.cause, l.trade_id)

@@ -32,7 +32,7 @@ create view engine.violation_position as
     from (select t.user_id, t.run_id, t.ordinal, t.symbol,
                  sum(t.units) over (partition by t.user_id, t.run_id, t.symbol order by t.logical_time, t.ordinal) as quantity
             from engine.movement t
-            join engine.accounted_run r on r.user_id = t.user_id and r.run_id = t.run_id) h
+            join engine.accounted_run r on r.user_id = t.user_id and r.run_id = t.run_id and r.maintenance_margin is null) h
    where h.quantity < 0;
 
 create view engine.violation_mark as

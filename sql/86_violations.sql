@@ -1,4 +1,4 @@
--- Invariants, third part: corporate actions, and the view over all of them.
+-- Invariants, third part: corporate actions, margin, and the view over all of them.
 set local search_path = public, pg_temp;
 
 create view engine.violation_action as
@@ -31,6 +31,26 @@ create view engine.violation_action as
      and ((v.payload ->> 'quantity')::numeric + (v.payload ->> 'units')::numeric
           = engine.units_for((v.payload ->> 'quantity')::numeric * (v.payload ->> 'numerator')::int, (v.payload ->> 'denominator')::int, i.quantity_step)) is not true;
 
+-- What a margin account has been charged and what has been closed for it; a cash account has none of it.
+create view engine.violation_margin as
+  select l.user_id, l.run_id, 'margin_charge_is_not_a_charge' as rule, format('entry_id=%s cause=%s amount=%s', l.entry_id, l.cause, l.amount) as detail
+    from cash_ledger l
+    join engine.accounted_run r on r.user_id = l.user_id and r.run_id = l.run_id
+   where l.cause in ('BORROW_FEE', 'MARGIN_INTEREST') and (l.amount > 0 or l.trade_id is not null or r.maintenance_margin is null)
+  union all
+  select v.user_id, v.run_id, 'margin_call_without_need', 'event_key=' || v.event_key
+    from event_ledger v
+    join engine.accounted_run r on r.user_id = v.user_id and r.run_id = v.run_id
+   where v.event_type = 'MARGIN_CALL'
+     and case when jsonb_typeof(v.payload -> 'equity') = 'number' and jsonb_typeof(v.payload -> 'exposure') = 'number'
+              then (v.payload ->> 'equity')::numeric < r.maintenance_margin * (v.payload ->> 'exposure')::numeric end is not true
+  union all
+  select o.user_id, o.run_id, 'margin_order_without_its_call', 'order_id=' || o.order_id
+    from paper_order o
+    join engine.accounted_run r on r.user_id = o.user_id and r.run_id = o.run_id
+    left join event_ledger v on v.user_id = o.user_id and v.run_id = o.run_id and v.event_type = 'MARGIN_CALL' and v.logical_time = o.logical_time
+   where o.source = 'MARGIN' and (v.event_key is null or o.status <> 'FILLED');
+
 -- The view stands on a function and not on the views above, so that rebuilding them takes away neither its grants nor
 -- what others have built on it; and the function has settings: these joins are of whole tables, and a planner without
 -- statistics would loop over them.
@@ -45,7 +65,8 @@ begin
     union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_position v
     union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_mark v
     union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_slot v
-    union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_action v;
+    union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_action v
+    union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_margin v;
 end $$;
 comment on function all_violations is 'all_violations() → what the view violations shows.';
 

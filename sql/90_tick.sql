@@ -11,6 +11,9 @@ begin
   if p_is_open then
     c := engine.run_sips(c, p_time);               -- due slots, at this close
     c := engine.run_rebalances(c, p_time);
+    if (c.terms).maintenance_margin is not null then
+      c := engine.call_margin(c, p_time);          -- closes positions that equity no longer carries
+    end if;
   end if;
   return c;
 end $$;
@@ -25,6 +28,9 @@ begin
   c := engine.leave_session(c, p_time);
   c.has_written := coalesce(c.step_logical_time > coalesce(c.last_logical_time, '-infinity'), false);
   if not c.is_closed then                          -- by a step; then only marks are missing
+    if (c.terms).initial_margin is not null then
+      c := engine.charge_interest(c, p_time);      -- for the days since the last tick
+    end if;
     if engine.may_act(c, p_time) then
       c := engine.pass_actions(c, p_time);         -- splits and dividends, with the orders before them
     end if;

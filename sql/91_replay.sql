@@ -46,12 +46,17 @@ declare
   v_action timestamptz;
   v_marked int := 0;   -- up to here the times are in spans
   v_at int := 0;       -- the last event
+  v_quiet int := 1;    -- from here on nothing has happened
   v_event timestamptz;
   v_has_acted boolean;
+  v_is_margin boolean := (c.terms).initial_margin is not null;
 begin
   c.due := '{}';
   c.has_written := false;
   c := engine.leave_session(engine.with_due_times(c), p_times[1]);
+  if v_is_margin then
+    c := engine.charge_interest(c, p_times[1]);
+  end if;
   -- corporate actions fall on the first time of a window, or end it
   if engine.may_act(c, p_times[v_count]) then
     c := engine.pass_actions(c, p_times[1]);
@@ -64,6 +69,10 @@ begin
     -- the next event is at the first time that is not earlier than what is due
     v_event := least((c.match).logical_time, (select min(d) from unnest(c.due) d), case when v_at = 0 and v_has_acted then p_times[1] end);
     v_at := 1 + least(v_count, case when v_event is null then v_count else greatest(v_at, width_bucket(v_event - interval '1 microsecond', p_times)) end);
+    if v_is_margin then
+      v_at := engine.first_margin_event(c, p_times, v_quiet, v_at);
+    end if;
+    v_quiet := v_at + 1;
     if v_at > v_marked + 1 then
       c := engine.add_span(c, p_times[v_marked + 1 : v_at - 1], p_times[v_at]);
       v_marked := v_at - 1;
@@ -71,6 +80,9 @@ begin
     exit when v_at > v_count;
 
     c.has_written := v_at = 1 and v_has_acted;
+    if v_is_margin and v_at > 1 then
+      c := engine.charge_interest(c, p_times[v_at], p_times[v_at - 1]);
+    end if;
     c := engine.run_events(c, p_times[v_at], engine.is_market_open(c.calendar, p_times[v_at]));
     c := engine.with_due_times(c, p_times[v_at]);
     c.last_logical_time := p_times[v_at];

@@ -7,8 +7,8 @@ set local plpgsql.extra_errors = 'shadowed_variables';
 -- Here and below runs are looked up by key, one by one (lateral, offset 0): joined, a table that was small when this was
 -- planned would be read from end to end, other feeds' runs and ended ones included.
 
--- Which of the locked runs need a whole tick? An open order, a due slot, a step since the last tick, no state yet, or
--- marks that depend on more than this time. What is rarer (a raw mark of this time, a held symbol without a price) shows
+-- Which of the locked runs need a whole tick? An open order, a due slot, a position on margin, a step since the last tick, no
+-- state yet, or marks that depend on more than this time. What is rarer (a raw mark of this time, a held symbol without a price) shows
 -- when the quiet runs are marked, and sends the batch down the slow way.
 create function engine.runs_with_events(p_user_ids bigint[], p_run_ids bigint[], p_feed text, p_time timestamptz)
 returns table (user_id bigint, run_id bigint)
@@ -36,6 +36,8 @@ begin
                             and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED') limit 1) o on true
      where s.run_id is null or s.step_logical_time > coalesce(s.last_logical_time, '-infinity') or o.is_open
         or x.mark_policy = 'SESSION'
+        or x.initial_margin is not null
+          and (s.cash < 0 or exists (select from paper_position p where p.user_id = r.user_id and p.run_id = r.run_id and p.quantity <> 0))
         or v_pays and exists (select from dividend_due d where d.user_id = r.user_id and d.run_id = r.run_id and d.paid_time is null)
         or v_acts and exists (select from paper_position p join corporate_action y on y.symbol = p.symbol
                     where p.user_id = r.user_id and p.run_id = r.run_id and p.quantity <> 0

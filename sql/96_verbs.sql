@@ -7,6 +7,7 @@ set local plpgsql.extra_errors = 'shadowed_variables';
 
 -- A verb that has gained a parameter would stand beside its older self and make every call ambiguous.
 drop function if exists start_run(bigint, numeric, text, text, numeric, numeric, text, text, text);
+drop function if exists start_run(bigint, numeric, text, text, numeric, numeric, text, text, text, numeric, int, interval, boolean);
 drop function if exists place_order(bigint, bigint, text, text, numeric, text, numeric, numeric, text, text, numeric, numeric, timestamptz);
 
 create or replace function create_user(p_name text) returns bigint
@@ -21,16 +22,17 @@ create or replace function start_run(
   p_user_id bigint, p_initial_cash numeric, p_feed text default 'default', p_name text default null,
   p_participation numeric default null, p_slippage_bps numeric default 0, p_fee_schedule text default null,
   p_mark_policy text default 'EVERY_TICK', p_currency text default 'USD', p_volume_impact numeric default 0,
-  p_penetration_ticks int default 0, p_max_price_age interval default null, p_reinvest_dividends boolean default false
+  p_penetration_ticks int default 0, p_max_price_age interval default null, p_reinvest_dividends boolean default false,
+  p_initial_margin numeric default null, p_maintenance_margin numeric default null, p_borrow_rate numeric default 0, p_margin_rate numeric default 0
 ) returns bigint
 language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
   return engine.start_run(p_user_id, p_initial_cash, p_feed, p_name,
     p_participation, p_slippage_bps, p_fee_schedule, p_mark_policy, p_currency, p_volume_impact, p_penetration_ticks, p_max_price_age,
-    p_reinvest_dividends);
+    p_reinvest_dividends, p_initial_margin, p_maintenance_margin, p_borrow_rate, p_margin_rate);
 end $$;
-comment on function start_run is 'start_run(user, initial_cash, feed, name, …) → run_id. A RUNNING run with its state, its lifecycle row and its opening cash entry. 23505 when the user already has a RUNNING run, 23503 for an unknown user, TE201 for an unknown feed, TE101 for an unknown fee_schedule.';
+comment on function start_run is 'start_run(user, initial_cash, feed, name, …) → run_id. A RUNNING run with its state, its lifecycle row and its opening cash entry. initial_margin makes it a margin account, which may sell short and borrow. 23505 when the user already has a RUNNING run, 23503 for an unknown user, TE201 for an unknown feed, TE101 for an unknown fee_schedule.';
 
 create or replace function stop_run(p_user_id bigint, p_run_id bigint, p_reason text default null) returns void
 language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$

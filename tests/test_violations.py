@@ -131,6 +131,14 @@ MARKS_FOLLOW = (
     " from mtm_ledger m where KEY) c where KEY and m.logical_time = c.logical_time",
 )
 
+# Makes it a margin account, and what only such an account has.
+ON_MARGIN = "update strategy_run set initial_margin = 0.5, maintenance_margin = 0.5 where KEY"
+CHARGE = "insert into cash_ledger values (%(u)s, %(r)s, 999, '2024-01-05 12:00Z', {amount}, 'BORROW_FEE')"
+CALL = (
+    "insert into event_ledger values (%(u)s, %(r)s, '2024-01-05 12:00Z', 'MARGIN_CALL', 'x',"
+    ' \'{{"equity": {equity}, "exposure": {exposure}}}\')'
+)
+
 # rule → ways to break it. Each breaks that rule alone, or those it names too.
 PLANTS: dict[str, list[Plant]] = {
     "row_without_run": [Plant(orphans)],
@@ -517,6 +525,31 @@ PLANTS: dict[str, list[Plant]] = {
     ],
     "auto_pause_without_skipped_funds": [
         sql(f"insert into event_ledger values (%(u)s, %(r)s, {LAST}, 'SIP_AUTO_PAUSED', '1:0')"),
+    ],
+    "margin_charge_is_not_a_charge": [
+        # of a cash account, though everything else agrees with it
+        sql(CHARGE.format(amount=-1), "update engine_state set cash = cash - 1 where KEY", *MARKS_FOLLOW),
+        # a gift to a margin account
+        sql(
+            ON_MARGIN,
+            CHARGE.format(amount=1),
+            "update engine_state set cash = cash + 1 where KEY",
+            *MARKS_FOLLOW,
+        ),
+    ],
+    "margin_call_without_need": [
+        sql(CALL.format(equity=1, exposure=100)),
+        sql(ON_MARGIN, CALL.format(equity=50, exposure=100)),
+        sql(ON_MARGIN, CALL.format(equity='"x"', exposure=100)),
+    ],
+    "margin_order_without_its_call": [
+        sql("update paper_order set source = 'MARGIN' where KEY and order_id = 4"),
+        sql(
+            ON_MARGIN,
+            CALL.format(equity=1, exposure=100),
+            "update paper_order set source = 'MARGIN', logical_time = '2024-01-05 12:00Z', closed_time = '2024-01-05 12:00Z'"
+            " where KEY and order_id = 4",
+        ),
     ],
 }
 
