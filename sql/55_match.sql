@@ -18,18 +18,13 @@ language sql stable
 begin atomic
   select f.logical_time, f.phase,
          case when b.open_at < b.logical_time then
-           engine.fill_price((o).order_type, (o).side, (o).limit_price, b.stop_price, t.is_live, b.open, b.high, b.low, b.close,
-                             (o).limit_price is null or engine.is_first_bar(p_feed, (o).symbol, b.logical_time, b.open_at, t.accepted), t.through) end,
+           engine.bar_price(o, p_feed, t.accepted, t.through, t.is_live, b.stop_price, b.open_at, b.logical_time, b.open, b.high, b.low, b.close) end,
          b.logical_time is not null and not t.is_live, b.stop_price,
          case when b.open_at < b.logical_time then b.open end, b.low, b.high, b.volume
     from (select not engine.is_stop((o).order_type) or (o).status <> 'PENDING' as is_live,
                  coalesce((o).logical_time, p_first - interval '1 microsecond') as accepted,
-                 case when p_penetration = 0 then 0 else p_penetration * (select coalesce(i.price_tick, 0.00000001) from instrument i
-                                                                            where i.symbol = (o).symbol) end as through offset 0) t
-    left join lateral (
-      select n.close_at as at from engine.session_by(p_calendar, t.accepted + interval '1 microsecond') n
-       where (o).time_in_force = 'DAY'
-      union all select (o).good_till where (o).time_in_force = 'GTD') d on true
+                 engine.penetration(p_penetration, (o).symbol) as through offset 0) t
+    left join lateral engine.deadline(p_calendar, t.accepted, o) d on true
     left join lateral (
       select b.logical_time, b.logical_time > d.at as is_past from price_bar b
        where b.feed = p_feed and b.logical_time >= d.at and b.logical_time > p_after and b.logical_time <= p_upto
@@ -41,32 +36,17 @@ begin atomic
         where b.feed = p_feed and b.symbol = (o).symbol and b.logical_time > p_after
           and b.logical_time <= coalesce(e.logical_time, p_upto) and (b.logical_time < e.logical_time or e.is_past is not true)
           and ((o).order_type <> 'TRAILING_STOP' or t.is_live)
-          and case when t.is_live and (o).time_in_force in ('IOC', 'FOK') then true
-                   when n.open_at >= b.logical_time then false
-                   when not t.is_live then engine.is_triggered((o).side, (o).stop_price, b.high, b.low)
-                   when (o).limit_price is null then true
-                   else engine.limit_fill((o).side, (o).limit_price, b.open, b.high, b.low, false, t.through) is not null
-                     or t.through > 0 and engine.limit_fill((o).side, (o).limit_price, b.open, b.high, b.low, true, t.through) is not null
-                       and engine.is_first_bar(p_feed, (o).symbol, b.logical_time, n.open_at, t.accepted) end
+          and engine.is_met(o, p_feed, t.accepted, t.through, t.is_live, (o).stop_price, n.open_at, b.logical_time, b.open, b.high, b.low)
         order by b.logical_time limit 1)
       union all
-      (select x.* from (
-         select b.logical_time, b.open, b.high, b.low, b.close, b.volume, n.open_at,
-                case (o).side when 'SELL' then greatest((o).stop_price, engine.trail_stop('SELL', (o).trail_amount, (o).trail_percent, max(b.high) over w))
-                              when 'BUY' then least((o).stop_price, engine.trail_stop('BUY', (o).trail_amount, (o).trail_percent, min(b.low) over w)) end as stop_price
-           from price_bar b
-          cross join lateral engine.session_by(p_calendar, b.logical_time) n
-          where (o).order_type = 'TRAILING_STOP' and not t.is_live and n.open_at < b.logical_time
-            and b.feed = p_feed and b.symbol = (o).symbol and b.logical_time > p_after
-            and b.logical_time <= coalesce(e.logical_time, p_upto) and (b.logical_time < e.logical_time or e.is_past is not true)
-         window w as (order by b.logical_time rows between unbounded preceding and 1 preceding)) x
-        where engine.is_triggered((o).side, x.stop_price, x.high, x.low)
+      (select x.*
+         from engine.stopped_bars(p_feed, p_calendar, o, p_after, coalesce(e.logical_time, p_upto)) x
+        where (o).order_type = 'TRAILING_STOP' and not t.is_live and (x.logical_time < e.logical_time or e.is_past is not true)
+          and engine.is_met(o, p_feed, t.accepted, t.through, false, x.stop_price, x.open_at, x.logical_time, x.open, x.high, x.low)
         order by x.logical_time limit 1)) b on true
    cross join lateral (
       select coalesce(b.logical_time, e.logical_time) as logical_time,
-             case when b.logical_time is null then case when e.is_past then 0 else 4 end
-                  when engine.is_stop((o).order_type) and ((o).side = 'SELL' or (o).oco_id is not null or (o).parent_order_id is not null) then 1
-                  when (o).side = 'SELL' then 2 else 3 end as phase offset 0) f
+             case when b.logical_time is not null then engine.fill_phase(o) when e.is_past then 0 else 4 end as phase offset 0) f
    where f.logical_time is not null;
 end;
 
@@ -180,8 +160,7 @@ create function engine.ratchet(c engine.context, p_to timestamptz) returns void
 language plpgsql as $$
 begin
   update paper_order o
-     set stop_price = case o.side when 'SELL' then greatest(o.stop_price, engine.trail_stop('SELL', o.trail_amount, o.trail_percent, b.high))
-                                  else least(o.stop_price, engine.trail_stop('BUY', o.trail_amount, o.trail_percent, b.low)) end,
+     set stop_price = engine.trailed(o.side, o.stop_price, o.trail_amount, o.trail_percent, b.high, b.low),
          seen_time = b.logical_time
     from paper_order p
    cross join lateral (
