@@ -17,6 +17,9 @@ create table strategy_run (
   volume_impact numeric(9,6) not null default 0,
   penetration_ticks int not null default 0,
   max_price_age interval,
+  forked_from_user_id bigint,
+  forked_from_run_id bigint,
+  forked_at logical_instant,
   constraint strategy_run_pkey primary key (user_id, run_id),
   constraint strategy_run_status_is_known check (status in ('RUNNING', 'STOPPED', 'ERROR')),
   constraint strategy_run_currency_is_a_code check (currency ~ '^[A-Z]{3,5}$'),
@@ -26,7 +29,8 @@ create table strategy_run (
   constraint strategy_run_slippage_is_not_negative
     check (slippage_bps >= 0 and slippage_bps <= 10000 and volume_impact >= 0 and volume_impact <= 100),
   constraint strategy_run_penetration_is_not_negative check (penetration_ticks between 0 and 1000000),
-  constraint strategy_run_price_age_is_positive check (max_price_age > '0')
+  constraint strategy_run_price_age_is_positive check (max_price_age > '0'),
+  constraint strategy_run_fork_names_user_and_run check ((forked_from_user_id is null) = (forked_from_run_id is null))
 );
 create unique index strategy_run_one_running_per_user on strategy_run (user_id) where status = 'RUNNING';
 create index strategy_run_running_by_feed on strategy_run (feed, user_id, run_id) where status = 'RUNNING';
@@ -37,6 +41,9 @@ comment on column strategy_run.slippage_bps is 'Market and stop fills are this m
 comment on column strategy_run.volume_impact is 'Market and stop fills are also worse by this times (quantity / volume of the bar)², as a share of the price: the volume-share model of zipline.';
 comment on column strategy_run.penetration_ticks is 'A resting limit order fills only when the bar goes this many price ticks beyond its limit; any distance beyond where the instrument has no price_tick. 0 = a touch fills.';
 comment on column strategy_run.max_price_age is 'A last close older than this is stale: no order is accepted on it (PRICE_STALE), and SIP and rebalance wait. null = never.';
+comment on column strategy_run.forked_from_user_id is 'The run whose history up to forked_at this one shares; no foreign key, so that it can be deleted. null = not a fork.';
+comment on column strategy_run.forked_from_run_id is 'As forked_from_user_id.';
+comment on column strategy_run.forked_at is 'The last tick that a fork has in common with its source; null for a fork of a run that had not ticked.';
 comment on column strategy_run.status_reason is 'Why the run left RUNNING; copied into engine_status by the status change itself.';
 
 create table engine_state (
@@ -123,6 +130,7 @@ create table paper_order (
 create unique index paper_order_client_order_id_is_unique on paper_order (user_id, run_id, client_order_id)
   where client_order_id is not null;
 create index paper_order_oco on paper_order (user_id, run_id, oco_id) where oco_id is not null;
+create index paper_order_by_replaced on paper_order (user_id, run_id, replaces_order_id) where replaces_order_id is not null;
 create index paper_order_by_parent on paper_order (user_id, run_id, parent_order_id) where parent_order_id is not null;
 create index paper_order_trailing on paper_order (user_id, run_id, order_id)
   where order_type = 'TRAILING_STOP' and status = 'PENDING';

@@ -32,7 +32,7 @@ create function engine.penetration(p_ticks int, p_symbol text) returns numeric
 language plpgsql stable as $$
 begin
   if p_ticks = 0 then
-    return 0;
+    return 0::numeric;
   end if;
   return p_ticks * (select coalesce(i.price_tick, 0.00000001) from instrument i where i.symbol = p_symbol);
 end $$;

@@ -43,3 +43,12 @@ begin
   return query select * from engine.performance(p_user_id, p_run_id);
 end $$;
 comment on function performance is 'performance(user, run) → (metric, value). Money in the run''s currency; rates as shares (0.1 = 10 %), null where undefined. xirr: external flows against equity. xirr_invested: buys and sells against market value, the money-weighted return of what was put to work, idle cash left out. twr, cagr (365-day years), max_drawdown from marks.';
+
+create or replace function explain_order(p_user_id bigint, p_run_id bigint, p_order_id bigint)
+returns table (logical_time timestamptz, code text, detail jsonb)
+language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  return query select * from engine.explain_order(p_user_id, p_run_id, p_order_id);
+end $$;
+comment on function explain_order is 'explain_order(user, run, order_id) → (logical_time, code, detail) in order of time: why an order did or did not fill, derived from the ledgers and from the bars as they are now. ACCEPTED, REJECTED (reason); spans of bars that did nothing: WAITING_PRICE (wanted_price, nearest_price, distance), SESSION_CLOSED, VOLUME_CAP, RATCHETED, UNSEEN (as the bar is now, it would have met the order); TRIGGERED, REDUCED, GREW, PARTIALLY_FILLED, FILLED, EXITS_MADE; CANCELED (by USER, PAIR, REPLACED, TIME_IN_FORCE, REFUSED or RUN_END), EXPIRED; WAITING. TE101 for an unknown order, TE204.';
