@@ -145,6 +145,34 @@ def test_quantities_that_pairs_and_brackets_had(db: Conn) -> None:
         assert db.execute("select * from replay_diff(%s, %s, %s, %s)", [*left, *forked]).fetchall() == [], n
 
 
+def test_slots_and_money_carried_forward_that_plans_had(db: Conn) -> None:
+    """Ticks with gaps between them: overdue slots end together, and what whole units leave is carried."""
+    helpers.make_bars(db, "AAA", [100, 90, 110, 95, 105, 100, 98, 103, 97])
+    ticks = (0, 1, 4, 5, 8)
+
+    def drive(last: float) -> helpers.Run:
+        run = helpers.make_run(db, 3000)
+        terms = "'AAA', 130, 'DAILY', '2024-01-01', p_whole_units => true"
+        for catch_up in ("ONCE", "EACH"):
+            db.execute(f"select create_sip(%s, %s, {terms}, p_catch_up => '{catch_up}')", run)
+        db.execute("select create_sip(%s, %s, 'AAA', 60, 'WEEKLY', '2024-01-01', p_whole_units => true)", run)
+        db.execute("select create_rebalance(%s, %s, '{\"AAA\": 0.5}', 'DAILY', '2024-01-02')", run)
+        db.execute("select create_rebalance(%s, %s, '{\"AAA\": 0.5}', 'WEEKLY', '2024-01-05')", run)
+        for n in ticks:
+            if n <= last:
+                helpers.tick(db, run, n)
+        return run
+
+    whole = drive(8)
+    for n in ticks:
+        left, forked = drive(n), fork_of(db, whole, n)
+        assert db.execute("select * from replay_diff(%s, %s, %s, %s)", [*left, *forked]).fetchall() == [], n
+        for table in ("sip_plan", "rebalance_plan", "engine_state"):
+            names = {"user_id": forked.user_id, "run_id": forked.run_id}
+            assert [row | names for row in helpers.rows(db, table, left)] == helpers.rows(db, table, forked), (n, table)
+    assert len({row["residual"] for row in helpers.rows(db, "sip_plan", whole)}) == 3
+
+
 # --- what is copied
 
 
