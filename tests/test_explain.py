@@ -137,6 +137,25 @@ def test_a_trailing_stop_ratchets(tx: Conn) -> None:
     assert detail(run, 2, "FILLED")["price"] == 104
 
 
+def test_bars_outside_sessions_move_no_trailing_stop(tx: Conn) -> None:
+    run = week(tx, {"02 17:00": 190, "03 10:00": (99, 101, 98, 100), "03 11:00": (99, 100, 97, 98)})
+    run.place("ACME", "SELL", 10, order_type="TRAILING_STOP", trail_amount=5)
+    run.tick("2024-01-03 11:00")
+    spans = ["02 17:00 SESSION_CLOSED", "03 10:00 WAITING_PRICE", "03 10:00 RATCHETED"]
+    assert codes(run, 2)[1:] == [*spans, "03 11:00 WAITING"]
+    assert detail(run, 2, "RATCHETED") == {"bars": 1, "first_stop": 95, "last_stop": 96}
+    assert detail(run, 2, "WAITING_PRICE") == {"bars": 2, "wanted_price": 96, "nearest_price": 97, "distance": 1}
+
+
+def test_the_rest_of_an_order_that_cash_no_longer_allows(tx: Conn) -> None:
+    bars = {"02 11:00": (100, 100, 100, 100, 60), "02 12:00": (60_000, 60_000, 60_000, 60_000, 60)}
+    run = week(tx, bars, {"participation": D("0.1")})
+    run.place("ACME", "BUY", 8)  # 2
+    run.tick("2024-01-02 12:00")
+    assert codes(run, 2) == ["02 10:00 ACCEPTED", "02 11:00 PARTIALLY_FILLED", "02 12:00 CANCELED"]
+    assert detail(run, 2, "CANCELED") == {"by": "REFUSED", "left": 2}
+
+
 def test_volume_that_was_not_left(tx: Conn) -> None:
     run = week(
         tx,

@@ -145,6 +145,30 @@ def test_quantities_that_pairs_and_brackets_had(db: Conn) -> None:
         assert db.execute("select * from replay_diff(%s, %s, %s, %s)", [*left, *forked]).fetchall() == [], n
 
 
+def test_stops_that_trailed(db: Conn) -> None:
+    helpers.make_bars(db, "AAA", [100, 101, 110, 104, 120, 130, 90, 100])
+    terms: dict[str, Any] = {"order_type": "TRAILING_STOP"}
+
+    def drive(last: int) -> helpers.Run:
+        run = helpers.make_run(db)
+        helpers.place(db, run, "AAA", "BUY", 10)
+        helpers.tick(db, run, 0)
+        for percent, tif in ((15, "GTC"), (70, "GTC"), (10, "DAY")):
+            helpers.place(db, run, "AAA", "SELL", 1, **terms | {"trail_percent": percent, "time_in_force": tif})
+        for n in range(1, last + 1):
+            helpers.tick(db, run, n)
+        return run
+
+    whole = drive(7)
+    assert {row["status"] for row in helpers.rows(db, "paper_order", whole)} == {"FILLED", "PENDING", "EXPIRED"}
+    for n in range(8):
+        left, forked = drive(n), fork_of(db, whole, n)
+        names = {"user_id": forked.user_id, "run_id": forked.run_id}
+        assert [row | names for row in helpers.rows(db, "paper_order", left)] == helpers.rows(
+            db, "paper_order", forked
+        ), n
+
+
 def test_slots_and_money_carried_forward_that_plans_had(db: Conn) -> None:
     """Ticks with gaps between them: overdue slots end together, and what whole units leave is carried."""
     helpers.make_bars(db, "AAA", [100, 90, 110, 95, 105, 100, 98, 103, 97])
