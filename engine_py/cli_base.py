@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
 from typing import Any, LiteralString, NoReturn, TypeAlias, TypeVar
 
 import click
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
+from psycopg.types.json import set_json_loads
 
 from engine_py import csvfile, errors, install, server
 from engine_py.db import Database, resolve_dsn
@@ -172,6 +176,7 @@ def _statement(frame: LiteralString, name: str, arguments: dict[str, object]) ->
 
 def _prepare(conn: psycopg.Connection) -> None:
     """Set what the engine's promises and our output stand on. Raises if papertick is not installed here."""
+    set_json_loads(partial(json.loads, parse_float=Decimal), conn)
     row = conn.execute(
         """select set_config('TimeZone', 'UTC', false), set_config('search_path', 'public', false),
                   set_config('default_transaction_isolation', 'read committed', false),

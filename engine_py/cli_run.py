@@ -22,6 +22,7 @@ from engine_py.cli_base import (
     emit,
     get_run,
     of_run,
+    select,
     session,
 )
 from engine_py.render import pairs, table, text
@@ -159,6 +160,28 @@ def _words(document: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+@run.command("fork")
+@of_run
+@click.argument("new_user", type=ID)
+@click.option("--at", type=TIME, help="The last tick they have in common. Default: the run's last.")
+@click.option("--name", help="A name to know it by. Default: the run's.")
+def run_fork(user: int, run: int, new_user: int, at: str | None, name: str | None) -> None:
+    """Start a run of NEW_USER with the history of a run up to one of its ticks.
+
+    From there it goes its own way: orders that closed later are open again.
+    """
+    with session() as s:
+        # at has no default of its own, so it is passed even when it is null
+        rows = s.run(
+            lambda conn: select(
+                conn, "select fork_run(%s, %s, %s::timestamptz, %s, %s) as run_id", user, run, at, new_user, name
+            ),
+            repeatable=False,
+        )
+        row = get_run(s, new_user, rows[0]["run_id"])
+    emit(row, f"run {row['run_id']} of user {new_user} is {row['status']}, forked at {text(row['forked_at'])}")
+
+
 @click.group(cls=Group)
 def order() -> None:
     """Orders."""
@@ -261,6 +284,38 @@ def order_list(user: int, run: int, status: str | None) -> None:
             *(user, run, status),
         )
     emit(rows, table(rows, _ORDER))
+
+
+@order.command("explain")
+@of_run
+@click.argument("order_id", type=ID)
+def order_explain(user: int, run: int, order_id: int) -> None:
+    """Why an order did or did not fill: what happened to it, and the bars that did not reach it."""
+    with session() as s:
+        rows = s.select("select * from explain_order(%s, %s, %s)", user, run, order_id)
+    lines = [
+        {**row, "detail": " ".join(f"{name}={text(value)}" for name, value in row["detail"].items())} for row in rows
+    ]
+    emit(rows, table(lines, ("logical_time", "code", "detail")))
+
+
+@order.command("preview", context_settings=_NEGATIVE)
+@of_run
+@click.argument("symbol")
+@click.argument("side", type=KEYWORD)
+@click.argument("quantity", type=NUMBER)
+@click.option("--type", "order_type", type=KEYWORD, help="MARKET, LIMIT, STOP, STOP_LIMIT or TRAILING_STOP.")
+@click.option("--limit", "limit_price", type=NUMBER, help="Limit price, for LIMIT and STOP_LIMIT.")
+@click.option("--stop", "stop_price", type=NUMBER, help="Stop price, for STOP and STOP_LIMIT.")
+@click.option("--trail-amount", type=NUMBER, help="Distance of a TRAILING_STOP.")
+@click.option("--trail-percent", type=NUMBER, help="The same in percent.")
+@click.option("--tif", "time_in_force", type=KEYWORD, help="DAY, GTC, GTD, IOC or FOK. Default: GTC.")
+@click.option("--good-till", type=TIME, help="Last time of a GTD order.")
+def order_preview(user: int, run: int, **terms: str | None) -> None:
+    """What would become of an order if it were placed now, and what it would cost. Nothing is stored."""
+    with session() as s:
+        row = s.call("preview_order", user_id=user, run_id=run, **terms)
+    emit(row, pairs((name, text(value)) for name, value in row.items() if value is not None))
 
 
 @click.group(cls=Group)

@@ -23,6 +23,9 @@ create table strategy_run (
   maintenance_margin numeric(9,8),
   borrow_rate numeric(11,8) not null default 0,
   margin_rate numeric(11,8) not null default 0,
+  forked_from_user_id bigint,
+  forked_from_run_id bigint,
+  forked_at logical_instant,
   constraint strategy_run_pkey primary key (user_id, run_id),
   constraint strategy_run_status_is_known check (status in ('RUNNING', 'STOPPED', 'ERROR')),
   constraint strategy_run_currency_is_a_code check (currency ~ '^[A-Z]{3,5}$'),
@@ -40,7 +43,8 @@ create table strategy_run (
   constraint strategy_run_rates_are_not_negative
     check (borrow_rate >= 0 and borrow_rate <= 100 and margin_rate >= 0 and margin_rate <= 100),
   constraint strategy_run_cash_account_owes_nothing
-    check (initial_margin is not null or borrow_rate = 0 and margin_rate = 0)
+    check (initial_margin is not null or borrow_rate = 0 and margin_rate = 0),
+  constraint strategy_run_fork_names_user_and_run check ((forked_from_user_id is null) = (forked_from_run_id is null))
 );
 create unique index strategy_run_one_running_per_user on strategy_run (user_id) where status = 'RUNNING';
 create index strategy_run_running_by_feed on strategy_run (feed, user_id, run_id) where status = 'RUNNING';
@@ -57,6 +61,9 @@ comment on column strategy_run.initial_margin is 'Makes it a margin account, whi
 comment on column strategy_run.maintenance_margin is 'Margin account: when equity is less than this share of the sum of |position values| at an open tick, positions are closed, the largest first (MARGIN_CALL).';
 comment on column strategy_run.borrow_rate is 'Margin account: yearly fee on the value of what is sold short, as a share; charged by calendar days / 365 at the first tick of a market date (BORROW_FEE).';
 comment on column strategy_run.margin_rate is 'Margin account: yearly interest on negative cash, charged likewise (MARGIN_INTEREST).';
+comment on column strategy_run.forked_from_user_id is 'The run whose history up to forked_at this one shares; no foreign key, so that it can be deleted. null = not a fork.';
+comment on column strategy_run.forked_from_run_id is 'As forked_from_user_id.';
+comment on column strategy_run.forked_at is 'The last tick that a fork has in common with its source; null for a fork of a run that had not ticked.';
 comment on column strategy_run.status_reason is 'Why the run left RUNNING; copied into engine_status by the status change itself.';
 
 create table engine_state (
@@ -143,6 +150,7 @@ create table paper_order (
 create unique index paper_order_client_order_id_is_unique on paper_order (user_id, run_id, client_order_id)
   where client_order_id is not null;
 create index paper_order_oco on paper_order (user_id, run_id, oco_id) where oco_id is not null;
+create index paper_order_by_replaced on paper_order (user_id, run_id, replaces_order_id) where replaces_order_id is not null;
 create index paper_order_by_parent on paper_order (user_id, run_id, parent_order_id) where parent_order_id is not null;
 create index paper_order_trailing on paper_order (user_id, run_id, order_id)
   where order_type = 'TRAILING_STOP' and status = 'PENDING';

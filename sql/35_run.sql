@@ -16,8 +16,9 @@ begin
   return v_user_id;
 end $$;
 
--- writes: strategy_run, engine_state, engine_status, cash_ledger
-create function engine.start_run(
+-- A RUNNING run with its row alone.
+-- writes: strategy_run
+create function engine.add_run(
   p_user_id bigint, p_initial_cash numeric, p_feed text, p_name text,
   p_participation numeric, p_slippage_bps numeric, p_fee_schedule text,
   p_mark_policy text, p_currency text, p_volume_impact numeric, p_penetration_ticks int, p_max_price_age interval,
@@ -67,10 +68,17 @@ begin
     returning run_id into v_run_id;
     exit when found;
   end loop;
-
-  perform engine.open_run(p_user_id, v_run_id);
-  insert into engine_status (user_id, run_id, status) values (p_user_id, v_run_id, 'RUNNING');
   return v_run_id;
+end $$;
+
+-- A run that has just been added gets its state, if it has none, and its lifecycle begins.
+-- writes: engine_state, engine_status, cash_ledger
+create function engine.begin_run(p_user_id bigint, p_run_id bigint) returns bigint
+language plpgsql as $$
+begin
+  perform engine.open_run(p_user_id, p_run_id);
+  insert into engine_status (user_id, run_id, status) values (p_user_id, p_run_id, 'RUNNING');
+  return p_run_id;
 end $$;
 
 -- The status change itself does the rest (engine.on_run_update), so that a hand-typed update does it too.

@@ -3,17 +3,14 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
--- The context of a run that is already locked, in one statement. A running run without engine_state (raw rows) gets its
--- state and its opening entry here.
--- writes: engine_state, cash_ledger
-create function engine.read_context(p_user_id bigint, p_run_id bigint) returns engine.context
-language plpgsql as $$
+-- The context of a run, in one statement. Without engine_state (raw rows) its cash is null.
+create function engine.view_run(p_user_id bigint, p_run_id bigint) returns engine.context
+language plpgsql stable as $$
 declare
   c engine.context;
-  v_initial_cash numeric;
 begin
   select r.user_id, r.run_id, r.feed, f.calendar, k.time_zone, engine.minor_unit(r.currency), r.status, r.mark_policy, r, f.adjusted,
-         r.initial_cash, s.cash, s.first_logical_time, s.last_logical_time, s.step_logical_time,
+         s.cash, s.first_logical_time, s.last_logical_time, s.step_logical_time,
          h.symbols, h.quantities, h.cost_bases, h.realized_pnls, h.cost_basis, h.realized_pnl,
          array(select p from sip_plan p where p.user_id = r.user_id and p.run_id = r.run_id order by p.sip_id),
          array(select p from rebalance_plan p where p.user_id = r.user_id and p.run_id = r.run_id order by p.plan_id),
@@ -21,7 +18,7 @@ begin
                                              and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')),
          0, false, false, false
     into c.user_id, c.run_id, c.feed, c.calendar, c.time_zone, c.scale, c.status, c.mark_policy, c.terms, c.is_adjusted,
-         v_initial_cash, c.cash, c.first_logical_time, c.last_logical_time, c.step_logical_time,
+         c.cash, c.first_logical_time, c.last_logical_time, c.step_logical_time,
          c.symbols, c.quantities, c.cost_bases, c.realized_pnls, c.cost_basis, c.realized_pnl,
          c.sips, c.rebalances, c.has_open_orders,
          c.made, c.is_closed, c.has_moved_plans, c.has_written
@@ -35,9 +32,19 @@ begin
             coalesce(sum(p.realized_pnl), 0) as realized_pnl
        from paper_position p where p.user_id = r.user_id and p.run_id = r.run_id) h
    where r.user_id = p_user_id and r.run_id = p_run_id;
+  return c;
+end $$;
 
+-- The context of a run that is already locked. A running run without engine_state gets its state and its opening entry
+-- here.
+-- writes: engine_state, cash_ledger
+create function engine.read_context(p_user_id bigint, p_run_id bigint) returns engine.context
+language plpgsql as $$
+declare
+  c engine.context := engine.view_run(p_user_id, p_run_id);
+begin
   if c.cash is null and c.status = 'RUNNING' then
-    c.cash := v_initial_cash;
+    c.cash := (c.terms).initial_cash;
     insert into engine_state (user_id, run_id, cash) values (p_user_id, p_run_id, c.cash);
     insert into cash_ledger (user_id, run_id, entry_id, amount, cause)
     values (p_user_id, p_run_id, engine.next_entry_id(c), c.cash, 'OPENING');

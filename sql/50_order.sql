@@ -92,6 +92,13 @@ begin
                               engine.open_quantity(c, o.symbol, o.side) - p_released_units, c.last_logical_time, p_fees);
 end $$;
 
+-- The price at which an order is valued until it fills; null when none is known.
+create function engine.order_price(p_feed text, o paper_order) returns numeric
+language plpgsql stable as $$
+begin
+  return coalesce(o.limit_price, o.stop_price, engine.last_close(p_feed, o.symbol, o.logical_time));
+end $$;
+
 -- An order with its terms, as it is accepted or rejected now; not stored. o carries all but the quantity, which may have
 -- more decimals than can be stored.
 create function engine.judged(
@@ -99,22 +106,18 @@ create function engine.judged(
 ) returns paper_order
 language plpgsql stable as $$
 declare
-  v_close numeric;
   v_price numeric;
   v_fees numeric := 0::numeric;
 begin
   perform engine.require(coalesce(o.good_till > c.last_logical_time, true), 'argument=good_till must_be=later_than_the_last_tick');
-  if o.order_type in ('MARKET', 'TRAILING_STOP') then
-    v_close := engine.last_close(c.feed, o.symbol, c.last_logical_time);
-  end if;
-  if o.order_type = 'TRAILING_STOP' then
-    o.stop_price := engine.trail_stop(o.side, o.trail_amount, o.trail_percent, v_close);
-  end if;
-  v_price := coalesce(o.limit_price, o.stop_price, v_close);
   o.user_id := c.user_id;
   o.run_id := c.run_id;
   o.order_id := engine.next_order_id(c);
   o.logical_time := c.last_logical_time;
+  if o.order_type = 'TRAILING_STOP' then
+    o.stop_price := engine.first_stop(c.feed, o);
+  end if;
+  v_price := engine.order_price(c.feed, o);
   o.quantity := p_quantity;
   o.filled_quantity := 0;
   o.source := 'CLIENT';
@@ -150,18 +153,15 @@ begin
   end if;
 end $$;
 
--- writes: paper_order
-create function engine.place_order(
-  p_user_id bigint, p_run_id bigint, p_symbol text, p_side text, p_quantity numeric,
-  p_order_type text, p_limit_price numeric, p_stop_price numeric,
-  p_time_in_force text, p_client_order_id text, p_trail_amount numeric,
-  p_trail_percent numeric, p_good_till timestamptz, p_take_profit numeric, p_stop_loss numeric, p_stop_loss_limit numeric
+-- The terms of an order as they were given; refuses what cannot be one.
+create function engine.order_of(
+  p_symbol text, p_side text, p_quantity numeric, p_order_type text, p_limit_price numeric, p_stop_price numeric,
+  p_time_in_force text, p_client_order_id text, p_trail_amount numeric, p_trail_percent numeric, p_good_till timestamptz,
+  p_take_profit numeric, p_stop_loss numeric, p_stop_loss_limit numeric
 ) returns paper_order
-language plpgsql as $$
+language plpgsql immutable as $$
 declare
-  c engine.context;
   o paper_order;
-  v_stored paper_order;
 begin
   perform engine.require_order_terms(p_symbol, p_side, p_quantity, p_order_type, p_limit_price, p_stop_price,
     p_time_in_force, p_client_order_id, p_trail_amount, p_trail_percent, p_good_till);
@@ -179,7 +179,23 @@ begin
   o.take_profit_price := p_take_profit;
   o.stop_loss_price := p_stop_loss;
   o.stop_loss_limit_price := p_stop_loss_limit;
+  return o;
+end $$;
 
+-- writes: paper_order
+create function engine.place_order(
+  p_user_id bigint, p_run_id bigint, p_symbol text, p_side text, p_quantity numeric,
+  p_order_type text, p_limit_price numeric, p_stop_price numeric,
+  p_time_in_force text, p_client_order_id text, p_trail_amount numeric,
+  p_trail_percent numeric, p_good_till timestamptz, p_take_profit numeric, p_stop_loss numeric, p_stop_loss_limit numeric
+) returns paper_order
+language plpgsql as $$
+declare
+  c engine.context;
+  o paper_order := engine.order_of(p_symbol, p_side, p_quantity, p_order_type, p_limit_price, p_stop_price, p_time_in_force,
+    p_client_order_id, p_trail_amount, p_trail_percent, p_good_till, p_take_profit, p_stop_loss, p_stop_loss_limit);
+  v_stored paper_order;
+begin
   c := engine.open_run(p_user_id, p_run_id);
   select * into v_stored from paper_order x
    where x.user_id = p_user_id and x.run_id = p_run_id and x.client_order_id = p_client_order_id;

@@ -27,12 +27,9 @@ begin atomic
                  engine.low_reach(p_side, p_limit_price, p_stop_price, l.is_live) as low_reach,
                  engine.high_reach(p_side, p_limit_price, p_stop_price, l.is_live) as high_reach,
                  coalesce(p_accepted, p_first - interval '1 microsecond') as accepted,
-                 case when p_penetration = 0 then 0 else p_penetration * (select coalesce(i.price_tick, 0.00000001) from instrument i
-                                                                            where i.symbol = p_symbol) end as through
+                 case when p_penetration = 0 then 0 else engine.penetration(p_penetration, p_symbol) end as through
             from (select engine.is_live(p_order_type, p_status) as is_live) l offset 0) t
-    left join lateral (
-      select n.close_at as at from engine.session_by(p_calendar, t.accepted + interval '1 microsecond') n where p_time_in_force = 'DAY'
-      union all select p_good_till where p_time_in_force = 'GTD') d on true
+    left join lateral engine.deadline(p_calendar, t.accepted, p_time_in_force, p_good_till) d on true
     left join lateral (
       select b.logical_time, b.logical_time > d.at as is_past from price_bar b
        where b.feed = p_feed and b.logical_time >= d.at and b.logical_time > p_ends_after and b.logical_time <= p_upto
@@ -53,8 +50,7 @@ begin atomic
       union all
       (select x.* from (
          select b.logical_time, b.open, b.high, b.low, b.close, b.volume, '-infinity'::timestamptz as open_at,
-                case p_side when 'SELL' then greatest(p_stop_price, engine.trail_stop('SELL', p_trail_amount, p_trail_percent, max(b.high) over w))
-                              when 'BUY' then least(p_stop_price, engine.trail_stop('BUY', p_trail_amount, p_trail_percent, min(b.low) over w)) end as stop_price
+                engine.trailed(p_side, p_stop_price, p_trail_amount, p_trail_percent, max(b.high) over w, min(b.low) over w) as stop_price
            from price_bar b
           where p_order_type = 'TRAILING_STOP' and not t.is_live
             and (p_calendar = 'ALWAYS' or (select n.open_at < b.logical_time from engine.session_by(p_calendar, b.logical_time) n))
@@ -66,8 +62,7 @@ begin atomic
    cross join lateral (
       select coalesce(b.logical_time, e.logical_time) as logical_time,
              case when b.logical_time is null then case when e.is_past then 0 else 4 end
-                  when engine.is_stop(p_order_type) and (p_side = 'SELL' or p_is_exit) then 1
-                  when p_side = 'SELL' then 2 else 3 end as phase offset 0) f
+                  else engine.fill_phase(p_order_type, p_side, p_is_exit) end as phase offset 0) f
    where f.logical_time is not null;
 end;
 
@@ -198,8 +193,7 @@ begin
        and p.order_id between coalesce(p_order_id, 1) and coalesce(p_order_id, 9223372036854775807)
   )
   update paper_order o
-     set stop_price = case o.side when 'SELL' then greatest(o.stop_price, engine.trail_stop('SELL', o.trail_amount, o.trail_percent, b.high))
-                                  else least(o.stop_price, engine.trail_stop('BUY', o.trail_amount, o.trail_percent, b.low)) end,
+     set stop_price = engine.trailed(o.side, o.stop_price, o.trail_amount, o.trail_percent, b.high, b.low),
          seen_time = b.logical_time
     from (select distinct w.symbol, w.since from waiting w) s
    cross join lateral (

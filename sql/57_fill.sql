@@ -3,50 +3,6 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
--- Turn to the volume of one bar time. Only a step that was called alone can have traded on it before.
-create function engine.turn_volume(c engine.context, p_time timestamptz) returns engine.context
-language plpgsql stable as $$
-begin
-  if c.used_time = p_time then
-    return c;
-  end if;
-  c.used_time := p_time;
-  c.used_symbols := null;
-  c.used_quantities := null;
-  if c.step_logical_time >= p_time then
-    select array_agg(t.symbol), array_agg(t.quantity) into c.used_symbols, c.used_quantities
-      from (select t.symbol, sum(t.quantity) as quantity from paper_trade t
-              join paper_order o on o.user_id = t.user_id and o.run_id = t.run_id and o.order_id = t.order_id
-             where t.user_id = c.user_id and t.run_id = c.run_id and t.logical_time = p_time and o.source in ('CLIENT', 'BRACKET')
-             group by t.symbol) t;
-  end if;
-  return c;
-end $$;
-
--- What the bar leaves to an order: participation × volume, floored to the step, less what the run has traded on it in
--- that symbol. Unknown volume is no cap.
-create function engine.volume_left(c engine.context, o engine.match) returns numeric
-language plpgsql stable as $$
-begin
-  return (select greatest(0, engine.floor_to((c.terms).participation * o.volume, i.quantity_step)
-                             - coalesce(c.used_quantities[array_position(c.used_symbols, o.symbol)], 0))
-            from instrument i where i.symbol = o.symbol and o.volume is not null);
-end $$;
-
-create function engine.use_volume(c engine.context, p_symbol text, p_quantity numeric) returns engine.context
-language plpgsql immutable as $$
-declare
-  i int := array_position(c.used_symbols, p_symbol);
-begin
-  if i is null then
-    c.used_symbols := c.used_symbols || p_symbol;
-    c.used_quantities := c.used_quantities || p_quantity;
-  else
-    c.used_quantities[i] := c.used_quantities[i] + p_quantity;
-  end if;
-  return c;
-end $$;
-
 -- The price of a fill with its slippage: against the trader, to the grid, within the bar. An order with a limit has none.
 create function engine.slipped(p_terms strategy_run, o engine.match, p_quantity numeric) returns numeric
 language plpgsql stable as $$

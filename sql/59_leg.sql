@@ -13,7 +13,7 @@ begin
   return (select case when p_is_whole then engine.whole_step(i.quantity_step) else i.quantity_step end from instrument i where i.symbol = p_symbol);
 end $$;
 
--- What a basket or a rebalance plan would buy at this tick, in the order of symbols; null while one has no price.
+-- What a plan would buy at this tick, in the order of symbols; null while one has no price.
 create function engine.sip_legs(p_plan sip_plan, p_feed text, p_time timestamptz, p_max_age interval) returns engine.leg[]
 language plpgsql stable as $$
 declare
@@ -23,7 +23,9 @@ declare
 begin
   for v in
     select s.symbol, s.share
-      from (select b.key as symbol, b.value::numeric as share from jsonb_each(p_plan.basket) b
+      from (select p_plan.symbol as symbol, 1::numeric as share where p_plan.symbol is not null
+            union all
+            select b.key, b.value::numeric from jsonb_each(p_plan.basket) b
             union all
             select w.symbol, w.weight from target_weight w
              where w.user_id = p_plan.user_id and w.run_id = p_plan.run_id and w.plan_id = p_plan.rebalance_plan_id and w.weight > 0) s

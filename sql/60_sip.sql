@@ -196,6 +196,7 @@ begin
     v_end := engine.first_slot_not_due(c.calendar, v_plan.start_date, v_plan.frequency, v_plan.roll, v_plan.next_slot,
                                        v_plan.instalments, v_plan.end_date, v_date, v_plan.next_slot - 1, v_plan.last_date);
     continue when v_end = v_plan.next_slot;
+    -- one symbol needs no search
     v_legs := case when v_plan.symbol is not null then array[row(v_plan.symbol, 1, engine.tradable_close(c.feed, v_plan.symbol, p_time, (c.terms).max_price_age), null, null)::engine.leg]
                    else engine.sip_legs(v_plan, c.feed, p_time, (c.terms).max_price_age) end;
     continue when (v_legs[1]).price is null;

@@ -28,9 +28,9 @@ create or replace function start_run(
 language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
-  return engine.start_run(p_user_id, p_initial_cash, p_feed, p_name,
+  return engine.begin_run(p_user_id, engine.add_run(p_user_id, p_initial_cash, p_feed, p_name,
     p_participation, p_slippage_bps, p_fee_schedule, p_mark_policy, p_currency, p_volume_impact, p_penetration_ticks, p_max_price_age,
-    p_reinvest_dividends, p_initial_margin, p_maintenance_margin, p_borrow_rate, p_margin_rate);
+    p_reinvest_dividends, p_initial_margin, p_maintenance_margin, p_borrow_rate, p_margin_rate));
 end $$;
 comment on function start_run is 'start_run(user, initial_cash, feed, name, …) → run_id. A RUNNING run with its state, its lifecycle row and its opening cash entry. initial_margin makes it a margin account, which may sell short and borrow. 23505 when the user already has a RUNNING run, 23503 for an unknown user, TE201 for an unknown feed, TE101 for an unknown fee_schedule.';
 

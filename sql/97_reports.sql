@@ -68,3 +68,38 @@ begin
   return query select * from engine.drawdowns(p_user_id, p_run_id);
 end $$;
 comment on function drawdowns is 'drawdowns(user, run) → (peak_time, trough_time, recovery_time, depth), the deepest first: every fall of equity, flows taken out, below an earlier high. depth is a share of the high, -0.1 = 10 % below; the first one''s is max_drawdown. recovery_time null: still under water.';
+
+create or replace function explain_order(p_user_id bigint, p_run_id bigint, p_order_id bigint)
+returns table (logical_time timestamptz, code text, detail jsonb)
+language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  return query select * from engine.explain_order(p_user_id, p_run_id, p_order_id);
+end $$;
+comment on function explain_order is 'explain_order(user, run, order_id) → (logical_time, code, detail) in order of time: why an order did or did not fill, derived from the ledgers and from the bars as they are now. ACCEPTED, REJECTED (reason); spans of bars that did nothing: WAITING_PRICE (wanted_price, nearest_price, distance), SESSION_CLOSED, VOLUME_CAP, RATCHETED, UNSEEN (as the bar is now, it would have met the order); TRIGGERED, REDUCED, GREW, PARTIALLY_FILLED, FILLED, EXITS_MADE; CANCELED (by USER, PAIR, REPLACED, SPLIT, TIME_IN_FORCE, REFUSED or RUN_END), EXPIRED; WAITING. TE101 for an unknown order, TE204.';
+
+create or replace function preview_order(
+  p_user_id bigint, p_run_id bigint, p_symbol text, p_side text, p_quantity numeric, p_order_type text default 'MARKET',
+  p_limit_price numeric default null, p_stop_price numeric default null, p_time_in_force text default 'GTC',
+  p_trail_amount numeric default null, p_trail_percent numeric default null, p_good_till timestamptz default null,
+  p_take_profit numeric default null, p_stop_loss numeric default null, p_stop_loss_limit numeric default null
+) returns table (status text, reject_reason text, stop_price numeric, reserve_price numeric, estimated_price numeric, estimated_value numeric,
+                 estimated_fees numeric, cash numeric, reserved_cash numeric, cash_after numeric, position_after numeric)
+language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  return query select * from engine.preview_order(p_user_id, p_run_id,
+    engine.order_of(p_symbol, p_side, p_quantity, p_order_type, p_limit_price, p_stop_price, p_time_in_force, null, p_trail_amount,
+                    p_trail_percent, p_good_till, p_take_profit, p_stop_loss, p_stop_loss_limit), p_quantity);
+end $$;
+comment on function preview_order is 'preview_order(user, run, symbol, side, quantity, …) → what place_order would answer now (status, reject_reason, reserve_price), and what the order would come to if it filled at once at the price it is valued at: value, fees, cash and position after. Stores nothing and locks nothing. Refuses as place_order does.';
+
+create or replace function preview_sip(p_user_id bigint, p_run_id bigint, p_sip_id bigint, p_logical_time timestamptz default null)
+returns table (slot int, due_date date, waits_for text, event_type text, symbol text, quantity numeric, price numeric, amount numeric,
+               cash_after numeric, payload jsonb)
+language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  return query select * from engine.preview_sip(p_user_id, p_run_id, p_sip_id, p_logical_time);
+end $$;
+comment on function preview_sip is 'preview_sip(user, run, sip_id, logical_time) → how the plan''s next slot would end at that time (null = the last tick), with the run as it stands: event_type, quantity, price, amount (of the slot), payload, cash after; of a basket or a rebalance plan one row a symbol that it buys. waits_for: DATE, SESSION or PRICE while a tick there would leave it due. No row when the plan is over. Stores nothing and locks nothing. TE101 for an unknown plan, TE001, TE203, TE204.';

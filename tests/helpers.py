@@ -242,9 +242,9 @@ def place(conn: Conn, run: Run, symbol: str, side: str, quantity: float | str, *
         return cur.execute(query, params).fetchone() or {}
 
 
-def make_busy_run(conn: Conn, *, user_id: int | None = None) -> Run:
+def make_busy_run(conn: Conn, *, user_id: int | None = None, run: Run | None = None) -> Run:
     """A run whose ticks write to every ledger: daily SIP and rebalance over AAA and BBB, and an order."""
-    run = make_run(conn, 10_000, user_id=user_id)
+    run = run or make_run(conn, 10_000, user_id=user_id)
     conn.execute("select create_sip(%s, %s, 'AAA', 1000, 'DAILY', '2024-01-01')", run)
     weights = '{"AAA": 0.3, "BBB": 0.3}'
     conn.execute("select create_rebalance(%s, %s, %s, 'DAILY', '2024-01-01')", [*run, weights])

@@ -120,9 +120,9 @@ def test_commands_are_the_documented_ones() -> None:
     assert found == [
         *("demo", "db init", "db upgrade", "db status", "db shell", "db stop", "user create", "feed load"),
         *("feed load-actions", "feed list", "calendar load"),
-        *("run start", "run stop", "run list", "run show", "order place", "order oco", "order replace"),
-        *("order cancel", "order list", "sip create", "sip change", "sip pause", "sip resume"),
-        *("sip list",),
+        *("run start", "run stop", "run list", "run show", "run fork", "order place", "order oco", "order replace"),
+        *("order cancel", "order list", "order explain", "order preview"),
+        *("sip create", "sip change", "sip pause", "sip resume", "sip list"),
         *("rebalance create", "tick", "replay", "tick-all", "check", "digest", "bench"),
     ]
 
@@ -370,6 +370,56 @@ def test_orders(cli: Cli, run: tuple[int, int]) -> None:
     cli("tick", *run, T1)
     (filled,) = cli.json("order", "list", *run, "--status", "FILLED")
     assert (filled["avg_fill_price"], filled["closed_time"]) == ("100.00000000", T1)
+
+
+def test_order_explain(cli: Cli, run: tuple[int, int]) -> None:
+    cli("order", "place", *run, "AAA", "buy", "1", "--type", "limit", "--limit", "95")
+    cli("tick", *run, T1)
+    cli("order", "place", *run, "AAA", "buy", "1", "--type", "limit", "--limit", "95.5")
+    cli("tick", *run, T2)
+    assert [row["code"] for row in cli.json("order", "explain", *run, 1)] == ["ACCEPTED", "FILLED"]
+    waited = cli.json("order", "explain", *run, 2)[1]
+    assert (waited["logical_time"], waited["code"]) == (T2, "WAITING_PRICE")
+    assert (waited["detail"]["nearest_price"], waited["detail"]["distance"]) == (100, "4.5")
+    words = cli("order", "explain", *run, 2).stdout
+    assert "WAITING_PRICE" in words
+    assert "distance=4.5" in words
+    assert cli.error("order", "explain", *run, 3)["code"] == "TE101"
+
+
+def test_order_preview(cli: Cli, db: psycopg.Connection, run: tuple[int, int]) -> None:
+    cli("tick", *run, T1)
+    before = contents(db)
+    preview = ("order", "preview", *run, "AAA")
+    found = cli.json(*preview, "buy", "2.5")
+    assert (found["status"], found["estimated_value"], found["cash_after"]) == ("PENDING", "262.50", "9737.5000")
+    assert cli.json(*preview, "sell", "1")["reject_reason"] == "POSITION_INSUFFICIENT"
+    trailing = ("--type", "trailing_stop", "--trail-amount", "5", "--tif", "gtd", "--good-till", T3)
+    assert float(cli.json(*preview, "buy", "1", *trailing)["stop_price"]) == 110
+    assert (
+        float(
+            cli.json(*preview, "buy", "1", "--type", "stop_limit", "--stop", "120", "--limit", "121")["reserve_price"]
+        )
+        == 121
+    )
+    assert "PENDING" in cli(*preview, "buy", "1").stdout
+    assert cli.error(*preview, "hold", "1")["code"] == "TE101"
+    assert contents(db) == before
+
+
+def test_run_fork(cli: Cli, run: tuple[int, int]) -> None:
+    cli("order", "place", *run, "AAA", "buy", "10")
+    for at in (T1, T2):
+        cli("tick", *run, at)
+    bob, cleo = (cli.json("user", "create", name)["user_id"] for name in ("Bob", "Cleo"))
+    forked = cli.json("run", "fork", *run, bob, "--at", T1, "--name", "what if")
+    assert (forked["user_id"], forked["name"], forked["status"], forked["forked_at"]) == (bob, "what if", "RUNNING", T1)
+    cli("tick", bob, forked["run_id"], T2)
+    assert cli("digest", bob, forked["run_id"]).stdout == cli("digest", *run).stdout
+    words = cli("run", "fork", *run, cleo).stdout
+    assert words.endswith(f"of user {cleo} is RUNNING, forked at {T2}\n")
+    assert cli.error("run", "fork", *run, cleo)["code"] == "23505"
+    assert cli.error("run", "fork", *run, cleo, "--at", T3)["code"] == "TE101"
 
 
 @pytest.mark.parametrize(
