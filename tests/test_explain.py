@@ -410,8 +410,8 @@ def test_a_split_changes_what_the_bars_are_judged_by(tx: Conn) -> None:
         found = rows(tx, "select code, detail from explain_order(%s, %s, %s)", *run.key, order_id)
         return [(code, detail) for code, detail in found if code != "ACCEPTED"]
 
-    for time in days[2:5]:
-        run.tick(time)
+    for when in days[2:5]:
+        run.tick(when)
     waiting = codes(waits)[0]
     assert (waiting[0], waiting[1]["bars"]) == ("WAITING_PRICE", 2)
     assert (waiting[1]["wanted_price"], waiting[1]["nearest_price"]) == (20, 28)
