@@ -1569,6 +1569,21 @@ def test_before_any_price_nothing_is_stale(tx: Conn) -> None:
     assert run.place("A", "BUY", 1, order_type="TRAILING_STOP", trail_amount=1)["status"] == "PENDING"
 
 
+@pytest.mark.parametrize("way", ["tick", "replay"])
+def test_plans_wait_while_the_price_is_stale(tx: Conn, way: str) -> None:
+    run = desk_with(tx, {f"{DAY1} 12:00": None, f"{DAY1} 13:00": 100}, max_price_age=timedelta(hours=1))
+    run.sip("ACME", 500, "DAILY", DAY1)
+    run.rebalance('{"ACME": 0.5}', "DAILY", DAY1)
+    run.tick(f"{DAY1} 12:00")
+    assert run.events() == []
+    if way == "tick":
+        run.tick(f"{DAY1} 13:00")
+    else:
+        tx.execute("call replay(%s, %s, %s, %s)", [*run.key, at(f"{DAY1} 11:00"), at(f"{DAY1} 13:00")])
+    assert {kind for kind, _ in run.events()} == {"SIP_EXECUTED", "REBALANCED"}
+    assert {t[1] for t in run.trades()[1:]} == {at(f"{DAY1} 13:00")}
+
+
 GRID: list[dict[str, Any]] = [
     {**STOP, "stop_price": D("105.01")},
     {**stop_limit(D("107.01"))},
