@@ -18,6 +18,25 @@ comment on domain unit_price is 'Price of one unit, at most 8 decimals, positive
 comment on domain unit_quantity is 'Units of an instrument, at most 8 decimals.';
 comment on domain logical_instant is 'A logical time: the close of a bar. The only clock the engine decides by.';
 
+-- As domains these are checked where they are set; a table's own CHECKs are all prepared again by every statement.
+create domain order_side as text
+  constraint order_side_is_known check (value in ('BUY', 'SELL'));
+create domain order_kind as text
+  constraint order_kind_is_known check (value in ('MARKET', 'LIMIT', 'STOP', 'STOP_LIMIT', 'TRAILING_STOP'));
+create domain order_life as text
+  constraint order_life_is_known check (value in ('DAY', 'GTC', 'GTD', 'IOC', 'FOK'));
+create domain order_status as text
+  constraint order_status_is_known check
+    (value in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED', 'FILLED', 'CANCELED', 'REJECTED', 'EXPIRED'));
+create domain trail_share as numeric(9,6)
+  constraint trail_share_is_below_one_hundred_percent check (value > 0 and value < 100);
+
+comment on domain order_side is 'BUY or SELL.';
+comment on domain order_kind is 'The type of an order: by what it is met on a bar.';
+comment on domain order_life is 'Time in force: how long an order lives.';
+comment on domain order_status is 'PENDING, TRIGGERED and PARTIALLY_FILLED are open, the others final.';
+comment on domain trail_share is 'A distance in percent of a price, at most 6 decimals.';
+
 create table schema_version (
   version int constraint schema_version_pkey primary key,
   code_hash text,

@@ -100,13 +100,13 @@ create table paper_order (
   order_id bigint not null,
   logical_time logical_instant,
   symbol text not null,
-  side text not null,
-  order_type text not null,
+  side order_side not null,
+  order_type order_kind not null,
   quantity unit_quantity not null,
   limit_price unit_price,
   stop_price unit_price,
-  time_in_force text not null,
-  status text not null,
+  time_in_force order_life not null,
+  status order_status not null,
   filled_quantity unit_quantity not null default 0,
   avg_fill_price unit_price,
   reject_reason text,
@@ -115,7 +115,7 @@ create table paper_order (
   reserve_price unit_price,
   closed_time logical_instant,
   trail_amount unit_price,
-  trail_percent numeric(9,6),
+  trail_percent trail_share,
   good_till logical_instant,
   triggered_time logical_instant,
   seen_time logical_instant,
@@ -128,12 +128,6 @@ create table paper_order (
   constraint paper_order_pkey primary key (user_id, run_id, order_id),
   constraint paper_order_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
   constraint paper_order_id_counts_from_one check (order_id > 0),
-  constraint paper_order_side_is_known check (side in ('BUY', 'SELL')),
-  constraint paper_order_type_is_known
-    check (order_type in ('MARKET', 'LIMIT', 'STOP', 'STOP_LIMIT', 'TRAILING_STOP')),
-  constraint paper_order_time_in_force_is_known check (time_in_force in ('DAY', 'GTC', 'GTD', 'IOC', 'FOK')),
-  constraint paper_order_status_is_known check
-    (status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED', 'FILLED', 'CANCELED', 'REJECTED', 'EXPIRED')),
   constraint paper_order_quantity_is_positive_unless_rejected check (quantity > 0 or status = 'REJECTED'),
   constraint paper_order_limit_has_a_limit_price
     check (limit_price is not null or order_type not in ('LIMIT', 'STOP_LIMIT')),
@@ -141,7 +135,6 @@ create table paper_order (
     check (stop_price is not null or order_type not in ('STOP', 'STOP_LIMIT')),
   constraint paper_order_trailing_stop_has_one_trail
     check (num_nonnulls(trail_amount, trail_percent) = case order_type when 'TRAILING_STOP' then 1 else 0 end),
-  constraint paper_order_trail_is_a_share check (trail_percent > 0 and trail_percent < 100),
   constraint paper_order_good_till_goes_with_gtd check ((good_till is not null) = (time_in_force = 'GTD')),
   constraint paper_order_is_not_overfilled check (filled_quantity = 0 or filled_quantity between 0 and quantity)
 ) with (fillfactor = 80);
@@ -179,7 +172,7 @@ create table paper_trade (
   order_id bigint not null,
   logical_time logical_instant not null,
   symbol text not null,
-  side text not null,
+  side order_side not null,
   quantity unit_quantity not null,
   price unit_price not null,
   fees money_amount not null default 0,
@@ -187,7 +180,6 @@ create table paper_trade (
   constraint paper_trade_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
   constraint paper_trade_of_order foreign key (user_id, run_id, order_id) references paper_order on delete cascade,
   constraint paper_trade_id_counts_from_one check (trade_id > 0),
-  constraint paper_trade_side_is_known check (side in ('BUY', 'SELL')),
   constraint paper_trade_quantity_is_positive check (quantity > 0),
   constraint paper_trade_fees_are_not_negative check (fees >= 0)
 );

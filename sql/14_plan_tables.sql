@@ -1,23 +1,52 @@
 -- DURABLE. What a run intends to do and what it must not do: SIPs, rebalances, risk limits.
 set local search_path = public, pg_temp;
 
+-- What one column alone must be is a domain's constraint: it is checked when the column changes, while a table's CHECKs are
+-- all prepared again for every slot that moves a plan on.
+create domain plan_frequency as text
+  constraint plan_frequency_is_known check (value in ('DAILY', 'WEEKLY', 'MONTHLY', 'QUARTERLY'));
+create domain plan_date as date
+  constraint plan_date_is_real check (value between '1900-01-01' and '2299-12-31');
+create domain holiday_roll as text
+  constraint holiday_roll_is_known check (value in ('NEXT', 'PREVIOUS', 'SKIP'));
+create domain catch_up_policy as text
+  constraint catch_up_policy_is_known check (value in ('ONCE', 'EACH', 'SKIP'));
+create domain positive_amount as numeric(20,4)
+  constraint positive_amount_is_a_positive_number check (value > 0 and value <> 'NaN');
+create domain positive_count as int
+  constraint positive_count_is_positive check (value > 0);
+create domain basket_shares as jsonb
+  constraint basket_is_shares check (jsonb_typeof(value) = 'object' and value <> '{}'
+    and not value @? 'strict $.* ? (@.type() != "number" || @ <= 0 || @ > 1)');
+create domain pause_windows as datemultirange
+  constraint pause_windows_are_real
+  check (coalesce(lower(value) >= '1900-01-01', isempty(value)) and coalesce(upper(value) <= '2300-01-01', true));
+
+comment on domain plan_frequency is 'How often a plan has a slot.';
+comment on domain plan_date is 'A date of a plan, in the market''s time zone.';
+comment on domain holiday_roll is 'Where a slot goes whose date is no session: to the next one, the previous one, or nowhere.';
+comment on domain catch_up_policy is 'What becomes of slots that fell due while the engine was away.';
+comment on domain positive_amount is 'Money above zero, at most 4 decimals.';
+comment on domain positive_count is 'A whole number above zero.';
+comment on domain basket_shares is '{"SYMBOL": share}: numbers above 0, at most 1.';
+comment on domain pause_windows is 'Dates, as a multirange, within the years of a plan.';
+
 create table rebalance_plan (
   user_id bigint not null,
   run_id bigint not null,
   plan_id bigint not null,
-  frequency text not null,
-  start_date date not null,
+  frequency plan_frequency not null,
+  start_date plan_date not null,
   band numeric(22,20),
   next_slot int not null default 0,
-  last_date date,
+  last_date plan_date,
   band_relative numeric(22,20),
   to_band_edge boolean not null default false,
   min_order_value money_amount,
   whole_units boolean not null default false,
   constraint rebalance_plan_pkey primary key (user_id, run_id, plan_id),
   constraint rebalance_plan_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
-  constraint rebalance_plan_frequency_is_known check (frequency in ('DAILY', 'WEEKLY', 'MONTHLY', 'QUARTERLY')),
-  constraint rebalance_plan_date_is_real check (start_date between '1900-01-01' and '2299-12-31' and last_date between start_date and '2299-12-31'),
+  constraint rebalance_plan_starts_before_its_slots check (last_date >= start_date),
   constraint rebalance_plan_band_is_a_share check (band >= 0 and band <= 1),
   constraint rebalance_plan_band_relative_is_a_share check (band_relative >= 0 and band_relative <= 1),
   constraint rebalance_plan_band_edge_needs_a_band check (not to_band_edge or num_nonnulls(band, band_relative) > 0),
@@ -49,48 +78,34 @@ create table sip_plan (
   run_id bigint not null,
   sip_id bigint not null,
   symbol text,
-  amount money_amount not null,
-  frequency text not null,
-  start_date date not null,
-  roll text not null default 'NEXT',
-  catch_up text not null default 'ONCE',
-  end_date date,
-  instalments int,
+  amount positive_amount not null,
+  frequency plan_frequency not null,
+  start_date plan_date not null,
+  roll holiday_roll not null default 'NEXT',
+  catch_up catch_up_policy not null default 'ONCE',
+  end_date plan_date,
+  instalments positive_count,
   step_up_percent numeric(9,4),
-  step_up_amount money_amount,
-  step_up_every int,
+  step_up_amount positive_amount,
+  step_up_every positive_count,
   whole_units boolean not null default false,
   paused boolean not null default false,
   next_slot int not null default 0,
   residual money_amount not null default 0,
-  last_date date,
+  last_date plan_date,
   base_slot int not null default 0,
-  basket jsonb,
+  basket basket_shares,
   rebalance_plan_id bigint,
-  pauses datemultirange not null default '{}',
-  auto_pause_after int,
+  pauses pause_windows not null default '{}',
+  auto_pause_after positive_count,
   skipped_funds int not null default 0,
   constraint sip_plan_pkey primary key (user_id, run_id, sip_id),
   constraint sip_plan_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
   constraint sip_plan_of_rebalance_plan foreign key (user_id, run_id, rebalance_plan_id) references rebalance_plan on delete cascade,
   constraint sip_plan_buys_one_thing check (num_nonnulls(symbol, basket, rebalance_plan_id) = 1),
-  constraint sip_plan_basket_is_shares check (jsonb_typeof(basket) = 'object' and basket <> '{}'
-           and not basket @? 'strict $.* ? (@.type() != "number" || @ <= 0 || @ > 1)'),
-  constraint sip_plan_amount_is_positive check (amount > 0),
-  constraint sip_plan_frequency_is_known check (frequency in ('DAILY', 'WEEKLY', 'MONTHLY', 'QUARTERLY')),
-  constraint sip_plan_roll_is_known check (roll in ('NEXT', 'PREVIOUS', 'SKIP')),
-  constraint sip_plan_catch_up_is_known check (catch_up in ('ONCE', 'EACH', 'SKIP')),
-  constraint sip_plan_dates_are_real
-    check (start_date between '1900-01-01' and '2299-12-31' and end_date between start_date and '2299-12-31' and last_date between start_date and '2299-12-31'),
-  constraint sip_plan_pauses_are_real
-    check (coalesce(lower(pauses) >= '1900-01-01', isempty(pauses)) and coalesce(upper(pauses) <= '2300-01-01', true)),
-  constraint sip_plan_instalments_are_positive check (instalments > 0),
-  constraint sip_plan_auto_pause_is_positive check (auto_pause_after > 0),
-  constraint sip_plan_steps_up_one_way check (step_up_percent is null or step_up_amount is null),
-  constraint sip_plan_step_up_has_a_period
-    check ((step_up_every is null) = (step_up_percent is null and step_up_amount is null)),
-  constraint sip_plan_step_up_is_positive check (step_up_every > 0 and coalesce(step_up_percent, 1) > 0 and coalesce(step_up_percent, 1) < 10000
-           and coalesce(step_up_amount, 1) > 0),
+  constraint sip_plan_dates_are_in_order check (end_date >= start_date and last_date >= start_date),
+  constraint sip_plan_steps_up_one_way check (
+    num_nonnulls(step_up_percent, step_up_amount) = num_nonnulls(step_up_every) and coalesce(step_up_percent, 1) > 0 and coalesce(step_up_percent, 1) < 10000),
   constraint sip_plan_slot_and_residual_are_not_negative check (next_slot >= 0 and residual >= 0),
   constraint sip_plan_counts_slots_that_ended check (base_slot between 0 and next_slot and skipped_funds between 0 and next_slot)
 ) with (fillfactor = 80);

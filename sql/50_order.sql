@@ -12,6 +12,17 @@ begin
   end if;
 end $$;
 
+-- The numbers of an order's terms, as they are given: what is stored would be rounded.
+create function engine.require_prices(p_limit_price numeric, p_stop_price numeric, p_trail_amount numeric, p_trail_percent numeric) returns void
+language plpgsql as $$
+begin
+  perform engine.require_price('limit_price', p_limit_price), engine.require_price('stop_price', p_stop_price),
+          engine.require_price('trail_amount', p_trail_amount);
+  perform engine.require(coalesce(p_trail_percent, 1) > 0 and coalesce(p_trail_percent, 1) < 100
+                         and coalesce(p_trail_percent, 1) = round(coalesce(p_trail_percent, 1), 6),
+                         'argument=trail_percent must_be=between_0_and_100_with_at_most_6_decimals');
+end $$;
+
 -- Refuses what cannot be an order at all, before anything is locked.
 create function engine.require_order_terms(
   p_symbol text, p_side text, p_quantity numeric, p_order_type text, p_limit_price numeric, p_stop_price numeric,
@@ -32,11 +43,7 @@ begin
   perform engine.require(num_nonnulls(p_trail_amount, p_trail_percent) = case p_order_type when 'TRAILING_STOP' then 1 else 0 end,
                          'argument=trail_amount,trail_percent must_be=one_of_them_for_TRAILING_STOP_only');
   perform engine.require((p_good_till is not null) = (p_time_in_force = 'GTD'), 'argument=good_till must_be=given_for_GTD_only');
-  perform engine.require_price('limit_price', p_limit_price), engine.require_price('stop_price', p_stop_price),
-          engine.require_price('trail_amount', p_trail_amount);
-  perform engine.require(coalesce(p_trail_percent, 1) > 0 and coalesce(p_trail_percent, 1) < 100
-                         and coalesce(p_trail_percent, 1) = round(coalesce(p_trail_percent, 1), 6),
-                         'argument=trail_percent must_be=between_0_and_100_with_at_most_6_decimals');
+  perform engine.require_prices(p_limit_price, p_stop_price, p_trail_amount, p_trail_percent);
   if p_good_till is not null then
     perform engine.require_time(p_good_till);
   end if;

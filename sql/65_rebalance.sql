@@ -63,7 +63,7 @@ begin
 end $$;
 
 -- All due slots of all plans, by (plan_id, slot), at an open time. The last due slot trades, earlier ones were missed.
--- While none of its symbols has a price a plan waits.
+-- While none of its symbols has a price that may be traded on a plan waits.
 create function engine.run_rebalances(c engine.context, p_time timestamptz) returns engine.context
 language plpgsql stable as $$
 declare
@@ -82,7 +82,8 @@ begin
     continue when not exists (
       select from target_weight w
        where w.user_id = c.user_id and w.run_id = c.run_id and w.plan_id = v_plan.plan_id
-         and exists (select from price_bar b where b.feed = c.feed and b.symbol = w.symbol and b.logical_time <= p_time));
+         and exists (select from price_bar b where b.feed = c.feed and b.symbol = w.symbol and b.logical_time <= p_time
+                        and b.logical_time >= coalesce(p_time - (c.terms).max_price_age, '-infinity')));
 
     c := engine.with_limits(c);
     for v_slot in v_plan.next_slot .. v_end - 1 loop

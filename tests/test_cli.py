@@ -275,6 +275,19 @@ def test_rl_08_start_run_via_cli_is_running(cli: Cli, db: psycopg.Connection, ma
     assert contents(db) == before
 
 
+def test_a_margin_account_via_cli(cli: Cli, market: Path) -> None:
+    user = cli.json("user", "create", "Ann")["user_id"]
+    start = ("run", "start", user, "--cash", "1000", "--initial-margin", "0.5")
+    assert cli.error(*start)["code"] == "TE101"
+    row = cli.json(*start, "--maintenance-margin", "0.25", "--borrow-rate", "0.03", "--margin-rate", "0.08")
+    assert {name: float(row[name]) for name in row if name.endswith(("_margin", "_rate"))} == {
+        "initial_margin": 0.5,
+        "maintenance_margin": 0.25,
+        "borrow_rate": 0.03,
+        "margin_rate": 0.08,
+    }
+
+
 def test_rl_09_stop_run_via_cli_blocks_new_writes(cli: Cli, db: psycopg.Connection, run: tuple[int, int]) -> None:
     cli("tick", *run, T1)
     cli("sip", "create", *run, "AAA", "100", "monthly", "2024-01-03")

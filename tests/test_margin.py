@@ -182,14 +182,15 @@ def test_an_order_without_a_price_is_checked_at_its_fill(tx: Conn, side: str) ->
 
 
 def test_other_positions_count_at_their_last_close_and_long_and_short_add_up(tx: Conn) -> None:
-    market = market_of(tx, {"A": [100, 120, 120], "B": [50, 40, 40]})
+    market = market_of(tx, {"A": [100, 120, 120], "B": [50, 40, 40], "C": [10] * 3})
     run = open_at_once(market, 10_000, [("A", "BUY", 60), ("B", "SELL", 100)])
     run.tick(WEEK[1])  # equity 10,000 + 1200 + 1000; exposure 7200 + 4000; so 24,400 - 11,200 = 13,200 is left
-    assert run.place("B", "SELL", 331)["status"] == "REJECTED"
-    assert run.place("A", "BUY", 111)["status"] == "REJECTED"
-    assert run.place("B", "SELL", 330)["status"] == "PENDING"
-    run.cancel(5)
-    # at another price than the last close, the whole position is valued there: 60 more at 130 is 600 more of equity
+    for symbol, side, most in (("B", "SELL", 330), ("A", "BUY", 110), ("C", "BUY", 1320), ("C", "SELL", 1320)):
+        assert run.place(symbol, side, most + 1)["status"] == "REJECTED"
+        order = run.place(symbol, side, most)
+        assert order["status"] == "PENDING"
+        run.cancel(order["order_id"])
+    # at another price than the last close, the whole position is valued there: 60 at 130 are 600 more of equity
     assert run.place("A", "BUY", 107, limit=130)["status"] == "REJECTED"
     assert run.place("A", "BUY", 106, limit=130)["status"] == "PENDING"
     run.tick(WEEK[2])
@@ -308,6 +309,17 @@ def test_a_rebalance_covers_shorts_before_it_buys(tx: Conn) -> None:
     assert run.rules() == set()
 
 
+def test_a_rebalance_covers_whole_whatever_open_orders_reserve(tx: Conn) -> None:
+    market = market_of(tx, {"A": [100] * 4, "B": [100, 50, 50, 50]})
+    run = open_at_once(market, 1000, [("B", "SELL", 20)])
+    run.tick(WEEK[1])
+    assert run.place("A", "BUY", 29, limit=99)["status"] == "PENDING"  # of 3000 in cash all but 129
+    run.rebalance('{"A": 0}', "DAILY", "2024-01-04")
+    run.tick(WEEK[2])
+    assert run.held("B") == 0
+    assert run.rules() == set()
+
+
 def test_a_rebalance_of_less_than_nothing_sells_all_and_shorts_nothing(tx: Conn) -> None:
     market = market_of(tx, {"A": [100, 40, 40]})
     run = open_at_once(market, 1000, [("A", "BUY", 20)], maintenance_margin=D("0.01"))
@@ -418,6 +430,18 @@ def test_a_step_called_alone_charges_first_and_the_tick_not_again(tx: Conn, step
     assert sum(c[2] for c in charges(run)) == (-3 if step in ("log_mtm", "record_equity") else -1)
 
 
+def test_a_time_that_is_closed_charges_nothing(tx: Conn) -> None:
+    market = market_of(tx, {"A": [100] * 3})
+    run = open_at_once(market, 10_000, [("A", "SELL", 10)], borrow_rate=D("0.365"))
+    tx.execute(
+        "insert into paper_equity_curve values (%s, %s, %s, 11000, -1000, 10000)", [*run.key, market.at(WEEK[1])]
+    )
+    assert run.call("log_mtm", logical_time=market.at(WEEK[1])) is True
+    run.tick(WEEK[1])
+    assert charges(run) == []
+    assert run.rules() == set()
+
+
 def test_a_closed_market_charges_by_no_step(tx: Conn) -> None:
     market = market_of(tx, {"A": [100] * 4})
     run = open_at_once(market, 10_000, [("A", "SELL", 10)], borrow_rate=D("0.365"))
@@ -461,7 +485,7 @@ def test_equals_are_closed_by_name_and_fees_count(tx: Conn, way: str, fee: int, 
     market = book_market(tx, 110)
     run = open_at_once(market, 10_100 + 4 * fee, BOOK, **HARD, **flat_fee(tx, fee))
     drive(run, way, WEEK[1:4])
-    assert [c[1] for c in closings(run)] == closed
+    assert [c[:2] for c in closings(run)] == [("01-04 16:00", symbol) for symbol in closed]
     assert run.rules() == set()
 
 
