@@ -377,7 +377,7 @@ def test_orders_that_the_end_of_a_run_canceled_are_open_again(db: Conn) -> None:
     helpers.tick(db, run, 1)
     db.execute("select replace_order(%s, %s, 5, p_limit_price => 31)", run)  # 8
     helpers.stop(db, run)
-    query = "select array_agg(status order by order_id) from paper_order where user_id = %s and run_id = %s"
+    query = "select array_agg(status::text order by order_id) from paper_order where user_id = %s and run_id = %s"
     closed = ["FILLED", "CANCELED", "CANCELED", "CANCELED", "CANCELED", "FILLED", "CANCELED"]
     assert one(db, query, *run) == [*closed, "CANCELED"]
     forked = fork_of(db, run)
