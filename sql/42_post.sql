@@ -86,10 +86,14 @@ begin
     from (select p_contexts as contexts offset 0) a cross join unnest(a.contexts) c cross join unnest(c.journal) e where e.event_type is not null;
   update sip_plan p set next_slot = s.next_slot, residual = s.residual, last_date = s.last_date, paused = s.paused, skipped_funds = s.skipped_funds
     from (select p_contexts as contexts offset 0) a cross join unnest(a.contexts) c cross join unnest(c.sips) s
-   where p.user_id = c.user_id and p.run_id = c.run_id and p.sip_id = s.sip_id and p.next_slot <> s.next_slot;
+   cross join lateral (select x.ctid from sip_plan x
+                        where x.user_id = c.user_id and x.run_id = c.run_id and x.sip_id = s.sip_id and x.next_slot <> s.next_slot offset 0) x
+   where p.ctid = x.ctid;
   update rebalance_plan p set next_slot = s.next_slot, last_date = s.last_date
     from (select p_contexts as contexts offset 0) a cross join unnest(a.contexts) c cross join unnest(c.rebalances) s
-   where p.user_id = c.user_id and p.run_id = c.run_id and p.plan_id = s.plan_id and p.next_slot <> s.next_slot;
+   cross join lateral (select x.ctid from rebalance_plan x
+                        where x.user_id = c.user_id and x.run_id = c.run_id and x.plan_id = s.plan_id and x.next_slot <> s.next_slot offset 0) x
+   where p.ctid = x.ctid;
 end $$;
 
 -- Where the engine writes many rows: what is inserted here is written to the ledgers by a trigger, inside of which the

@@ -23,6 +23,13 @@ begin
                          'argument=trail_percent must_be=between_0_and_100_with_at_most_6_decimals');
 end $$;
 
+create function engine.require_life(p_time_in_force text) returns void
+language plpgsql as $$
+begin
+  perform engine.require(p_time_in_force in ('DAY', 'GTC', 'GTD', 'IOC', 'FOK'),
+                         format('argument=time_in_force value=%s must_be=DAY|GTC|GTD|IOC|FOK', p_time_in_force));
+end $$;
+
 -- Refuses what cannot be an order at all, before anything is locked.
 create function engine.require_order_terms(
   p_symbol text, p_side text, p_quantity numeric, p_order_type text, p_limit_price numeric, p_stop_price numeric,
@@ -34,8 +41,7 @@ begin
   perform engine.require(p_side in ('BUY', 'SELL'), format('argument=side value=%s must_be=BUY|SELL', p_side));
   perform engine.require(p_order_type in ('MARKET', 'LIMIT', 'STOP', 'STOP_LIMIT', 'TRAILING_STOP'),
                          format('argument=order_type value=%s must_be=MARKET|LIMIT|STOP|STOP_LIMIT|TRAILING_STOP', p_order_type));
-  perform engine.require(p_time_in_force in ('DAY', 'GTC', 'GTD', 'IOC', 'FOK'),
-                         format('argument=time_in_force value=%s must_be=DAY|GTC|GTD|IOC|FOK', p_time_in_force));
+  perform engine.require_life(p_time_in_force);
   perform engine.require(length(coalesce(p_client_order_id, '-')) between 1 and 128, 'argument=client_order_id must_be=1_to_128_characters');
   perform engine.require_number('quantity', p_quantity);
   perform engine.require((p_limit_price is not null) = (p_order_type in ('LIMIT', 'STOP_LIMIT')), 'argument=limit_price must_be=given_for_LIMIT_and_STOP_LIMIT_only');

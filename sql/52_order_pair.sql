@@ -116,6 +116,7 @@ begin
   v_left := v_old.quantity - v_old.filled_quantity;
   v_quantity := coalesce(p_quantity, v_left);
   perform engine.require_prices(p_limit_price, p_stop_price, p_trail_amount, p_trail_percent);
+  perform engine.require_life(coalesce(p_time_in_force, v_old.time_in_force));
   o := engine.with_terms(v_old, p_limit_price, p_stop_price, p_client_order_id, p_time_in_force, p_trail_amount, p_trail_percent, p_good_till);
   perform engine.require_order_terms(o.symbol, o.side, v_quantity, o.order_type, o.limit_price, o.stop_price, o.time_in_force,
                                      p_client_order_id, o.trail_amount, o.trail_percent, o.good_till);

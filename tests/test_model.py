@@ -103,7 +103,7 @@ def test_dr_01_model_and_database_agree_in_the_corners(db: psycopg.Connection[An
 def test_dr_01_model_and_database_agree_on_random_scripts(db: psycopg.Connection[Any]) -> None:
     bench = Bench(db)
 
-    @examples(600, 6000)
+    @examples(500, 6000)
     @given(scripts())
     def check(script: Script) -> None:
         play_both(bench, script)
@@ -125,7 +125,7 @@ def test_dr_01_model_and_database_agree_on_scripts_of_plans(db: psycopg.Connecti
 def test_dr_01_model_and_database_agree_on_random_scripts_of_orders(db: psycopg.Connection[Any]) -> None:
     bench = Bench(db)
 
-    @examples(2000, 20_000)
+    @examples(1300, 20_000)
     @given(scripts(orders=True))
     def check(script: Script) -> None:
         play_both(bench, script)

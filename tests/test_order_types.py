@@ -1664,9 +1664,9 @@ def test_raw_orders_of_every_kind(tx: Conn) -> None:
 
 
 BAD_ROWS: dict[str, dict[str, Any]] = {
-    "paper_order_type_is_known": {"order_type": "ICEBERG"},
-    "paper_order_time_in_force_is_known": {"time_in_force": "OPG"},
-    "paper_order_status_is_known": {"status": "OPEN"},
+    "order_kind_is_known": {"order_type": "ICEBERG"},
+    "order_life_is_known": {"time_in_force": "OPG"},
+    "order_status_is_known": {"status": "OPEN"},
     "paper_order_limit_has_a_limit_price": {"order_type": "LIMIT"},
     "paper_order_limit_has_a_limit_price (STOP_LIMIT)": {"order_type": "STOP_LIMIT", "stop_price": 1},
     "paper_order_stop_has_a_stop_price": {"order_type": "STOP"},
@@ -1674,9 +1674,9 @@ BAD_ROWS: dict[str, dict[str, Any]] = {
     "paper_order_trailing_stop_has_one_trail": {"order_type": "TRAILING_STOP"},
     "paper_order_trailing_stop_has_one_trail (two)": {**TRAIL, "trail_percent": 1},
     "paper_order_trailing_stop_has_one_trail (MARKET)": {"trail_amount": 1},
-    "paper_order_trail_is_a_share (0)": {"order_type": "TRAILING_STOP", "trail_percent": 0},
-    "paper_order_trail_is_a_share (100)": {"order_type": "TRAILING_STOP", "trail_percent": 100},
-    "paper_order_trail_is_a_share (NaN)": {"order_type": "TRAILING_STOP", "trail_percent": D("NaN")},
+    "trail_share_is_below_one_hundred_percent (0)": {"order_type": "TRAILING_STOP", "trail_percent": 0},
+    "trail_share_is_below_one_hundred_percent (100)": {"order_type": "TRAILING_STOP", "trail_percent": 100},
+    "trail_share_is_below_one_hundred_percent (NaN)": {"order_type": "TRAILING_STOP", "trail_percent": D("NaN")},
     "paper_order_good_till_goes_with_gtd": {"time_in_force": "GTD"},
     "paper_order_good_till_goes_with_gtd (DAY)": {"time_in_force": "DAY", "good_till": at(CLOSE1)},
     "paper_order_is_not_overfilled": {"filled_quantity": 8},
