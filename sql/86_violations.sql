@@ -1,4 +1,4 @@
--- Invariants, third part: corporate actions, margin, and the view over all of them.
+-- Invariants, third part: fills against bars, corporate actions, margin, and the view over all of them.
 set local search_path = public, pg_temp;
 
 create view engine.violation_action as
@@ -51,6 +51,26 @@ create view engine.violation_margin as
     left join event_ledger v on v.user_id = o.user_id and v.run_id = o.run_id and v.event_type = 'MARGIN_CALL' and v.logical_time = o.logical_time
    where o.source = 'MARGIN' and (v.event_key is null or o.status <> 'FILLED');
 
+-- Orders on bars, as the bars are now: who corrects a bar sees here which fills no longer fit it.
+create view engine.violation_fill as
+  with fill as (
+    select t.user_id, t.run_id, t.trade_id, t.symbol, t.logical_time, t.price, t.quantity, b.low, b.high, b.volume, s.participation, i.quantity_step
+      from paper_trade t
+      join engine.accounted_run r on r.user_id = t.user_id and r.run_id = t.run_id
+      join strategy_run s on s.user_id = t.user_id and s.run_id = t.run_id
+      join paper_order o on o.user_id = t.user_id and o.run_id = t.run_id and o.order_id = t.order_id
+      join instrument i on i.symbol = t.symbol
+      join price_bar b on b.feed = s.feed and b.symbol = t.symbol and b.logical_time = t.logical_time
+     where o.source in ('CLIENT', 'BRACKET')
+  )
+  select f.user_id, f.run_id, 'fill_outside_bar' as rule, format('trade_id=%s price=%s low=%s high=%s', f.trade_id, f.price, f.low, f.high) as detail
+    from fill f where f.price < f.low or f.price > f.high
+  union all
+  select f.user_id, f.run_id, 'fills_above_participation', format('symbol=%s logical_time=%s traded=%s', f.symbol, f.logical_time, sum(f.quantity))
+    from fill f
+   group by f.user_id, f.run_id, f.symbol, f.logical_time, f.volume, f.participation, f.quantity_step
+  having sum(f.quantity) > engine.floor_to(f.participation * f.volume, f.quantity_step);
+
 -- The view stands on a function and not on the views above, so that rebuilding them takes away neither its grants nor
 -- what others have built on it; and the function has settings: these joins are of whole tables, and a planner without
 -- statistics would loop over them.
@@ -65,6 +85,7 @@ begin
     union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_position v
     union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_mark v
     union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_slot v
+    union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_fill v
     union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_action v
     union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_margin v;
 end $$;

@@ -312,6 +312,20 @@ PLANTS: dict[str, list[Plant]] = {
             "update engine_state set first_logical_time = null, last_logical_time = null, step_logical_time = null where KEY"
         ),
     ],
+    "fill_outside_bar": [
+        # the same run on a feed where A was cheaper that day
+        sql(
+            "insert into feed values ('elsewhere')",
+            "insert into price_bar values ('elsewhere', 'A', '2024-01-01 12:00Z', 1, 2, 1, 2)",
+            "update strategy_run set feed = 'elsewhere' where KEY",
+        ),
+    ],
+    "fills_above_participation": [
+        sql(
+            "update strategy_run set participation = 0.1 where KEY",
+            "update price_bar set volume = 99 where symbol = 'A' and logical_time = '2024-01-01 12:00Z' and feed = (select feed from strategy_run where KEY)",
+        ),
+    ],
     "dividend_disagrees_with_cash": [
         sql("update dividend_due set paid_time = paid_time + interval '1 second' where KEY"),
         sql("update dividend_due set paid_time = null where KEY"),
@@ -419,6 +433,7 @@ PLANTS: dict[str, list[Plant]] = {
             " where KEY group by t.symbol) t where KEY and p.symbol = t.symbol and p.symbol <> 'C'",
             "update engine_state set cash = (select sum(amount) from cash_ledger where KEY) where KEY",
             *MARKS_FOLLOW,
+            also="fill_outside_bar",
         ),
     ],
     "equity_is_not_cash_plus_market_value": [
