@@ -168,6 +168,13 @@ CASES = [
         [("11:00", 7, 106)],
     ),
     Case(
+        "stop-limit: a gap in mid-session is fresh too",
+        stop_limit(107),
+        {"11:00": CALM, "12:00": (106, 108, 104, 105)},
+        "FILLED 12:00",
+        [("12:00", 7, 106)],
+    ),
+    Case(
         "stop-limit: gap beyond the limit, and back to it",
         stop_limit(107),
         {"11:00": (108, 109, 107, 109)},
@@ -768,6 +775,15 @@ def test_the_cash_of_a_canceled_rest_is_free_in_the_same_bar(tx: Conn) -> None:
     assert run.place("CLOCK", "BUY", 899_700, limit=1)["status"] == "PENDING"
 
 
+@pytest.mark.parametrize(("units", "status"), [(300_000, "FILLED"), (300_001, "REJECTED CASH_INSUFFICIENT")])
+def test_what_is_left_of_an_order_is_held_back_in_the_same_bar(tx: Conn, units: int, status: str) -> None:
+    run = desk_with(tx, {f"{DAY1} 11:00": (100, 101, 99, 100, 30)}, held=0, participation=D("0.1"))
+    run.place("ACME", "BUY", 7000, limit=100)  # 3 are filled
+    run.place("CLOCK", "BUY", units)  # no price is known yet
+    run.tick(f"{DAY1} 11:00")
+    assert run.orders() == ["PARTIALLY_FILLED", status]
+
+
 def test_what_is_left_of_an_order_is_held_back(tx: Conn) -> None:
     run = desk_with(tx, {f"{DAY1} 11:00": (100, 101, 99, 100, 30)}, held=0, participation=D("0.1"))
     run.place("ACME", "BUY", 7, limit=100)
@@ -945,6 +961,28 @@ def test_exits_of_an_entry_at_the_open_share_the_volume_of_its_bar(tx: Conn) -> 
     assert run.rules() == set()
 
 
+def test_exits_made_at_the_close_belong_to_the_next_session(tx: Conn) -> None:
+    close2 = f"{DAY2} 16:00"
+    run = desk_with(tx, {CLOSE1: (100, 101, 99, 100), close2: (100, 101, 99, 100)})
+    run.place("ACME", "BUY", 7, **EXITS, time_in_force="DAY")
+    run.tick(CLOSE1)
+    assert run.orders()[1:] == ["FILLED", "PENDING", "PENDING"]
+    run.tick(close2)
+    assert [ended(run, n) for n in (3, 4)] == [("EXPIRED", close2)] * 2
+
+
+def test_exits_made_by_the_matching_alone_match_later_bars_only(tx: Conn) -> None:
+    bars = {f"{DAY1} 11:00": (100, 112, 89, 100), f"{DAY1} 12:00": (100, 101, 99, 100)}
+    run = desk_with(tx, bars)
+    run.place("ACME", "BUY", 7, limit=95, **EXITS)
+    run.call("match_orders", logical_time=at(f"{DAY1} 11:00"))
+    assert run.status(2) == "FILLED"
+    run.place("ACME", "BUY", 1)  # something to match there is
+    run.tick(f"{DAY1} 12:00")
+    assert run.orders()[1:] == ["FILLED", "PENDING", "PENDING", "FILLED"]
+    assert run.rules() == set()
+
+
 def test_a_canceled_entry_leaves_its_exits(tx: Conn) -> None:
     run = desk_with(tx, {f"{DAY1} 11:00": (100, 101, 99, 100, 30)}, participation=D("0.1"))
     run.place("ACME", "BUY", 7, **EXITS)
@@ -1094,6 +1132,8 @@ def test_a_pair_counts_once(tx: Conn) -> None:
     run.call("set_risk_limit", max_position=20)
     one, other = pair(run, "ACME", "BUY", 10, limit_price=90, stop_price=110)
     assert (one["reserve_price"], other["reserve_price"]) == (110, 110)
+    cheap = pair(Run(run.market), "ACME", "BUY", 10, limit_price=90, stop_price=110, stop_limit_price=80)
+    assert [o["reserve_price"] for o in cheap] == [90, 90]
     assert run.place("ACME", "BUY", 1)["reject_reason"] == "POSITION_LIMIT_EXCEEDED"
     run.call("set_risk_limit")
     assert run.place("CLOCK", "BUY", run.cash - 1100, limit=1)["status"] == "PENDING"
@@ -1318,6 +1358,18 @@ def test_many_trailing_stops(tx: Conn) -> None:
     assert found[1:] == expected_trails(bars, times, amounts)
 
 
+def test_a_trail_that_the_matching_alone_has_moved_does_not_meet_the_same_bar_again(tx: Conn) -> None:
+    bars = {f"{DAY1} 11:00": (100, 110, 89, 100), f"{DAY1} 12:00": (100, 101, 91, 100)}
+    for last in (f"{DAY1} 11:00", f"{DAY1} 12:00"):
+        run = desk_with(tx, bars)
+        run.place("ACME", "SELL", 1, order_type="TRAILING_STOP", trail_amount=20)
+        run.place("ACME", "BUY", 1)
+        assert run.call("match_orders", logical_time=at(f"{DAY1} 11:00")) == 1
+        assert run.order(2)["stop_price"] == 90
+        run.tick(last)
+        assert (run.status(2), run.order(2)["stop_price"]) == ("PENDING", 90)
+
+
 # --- replaced orders ---------------------------------------------------------------------------------------------------
 
 
@@ -1408,7 +1460,7 @@ def test_replace_order_ignores_what_the_old_one_held_back(tx: Conn) -> None:
     assert run.call("replace_order", order_id=3, quantity=11)["reject_reason"] == "POSITION_LIMIT_EXCEEDED"
     assert [ended(run, n)[0] for n in (2, 3)] == ["CANCELED", "PENDING"]
     run.call("set_risk_limit")
-    assert run.call("replace_order", order_id=3, quantity=11_000)["status"] == "PENDING"  # 990,000 of 999,000
+    assert run.call("replace_order", order_id=3, quantity=11_100)["status"] == "PENDING"  # all of 999,000
     assert run.call("replace_order", order_id=5, limit_price=91)["reject_reason"] == "CASH_INSUFFICIENT"
     run.place("ACME", "SELL", 10, limit=110)  # 7
     assert run.call("replace_order", order_id=7, quantity=10)["status"] == "PENDING"
@@ -1534,6 +1586,33 @@ def test_the_same_client_order_id_with_other_terms_of_the_new_kinds(tx: Conn) ->
     run.tick(f"{DAY1} 11:00")  # what a bar has made of an order does not make it another
     for name, (terms, _) in kinds.items():
         assert run.place("ACME", "BUY", 7, **terms, client_order_id=name)["client_order_id"] == name
+
+
+def test_a_replaced_stop_starts_anew(tx: Conn) -> None:
+    """A stop-limit that was triggered waits for its stop again, a trailing stop for the bars to come."""
+    bars = {
+        f"{DAY1} 11:00": (100, 106, 90, 104),
+        f"{DAY1} 12:00": (104, 104, 103, 104),
+        f"{DAY1} 13:00": (104, 105, 102, 103),
+    }
+    run = desk_with(tx, bars)
+    run.place("ACME", "BUY", 7, **stop_limit(103))
+    run.place("ACME", "BUY", 7, **TRAIL, time_in_force="DAY")
+    run.tick(f"{DAY1} 11:00")
+    assert run.orders()[1:] == ["TRIGGERED", "FILLED"]
+    run.place("ACME", "BUY", 7, **TRAIL)
+    found = [run.call("replace_order", order_id=n) for n in (2, 4)]
+    assert [(o["status"], o["triggered_time"], o["seen_time"], o["stop_price"]) for o in found] == [
+        ("PENDING", None, None, 105),
+        ("PENDING", None, None, 109),
+    ]
+    run.tick(f"{DAY1} 12:00")
+    assert [run.status(n) for n in (5, 6)] == ["PENDING", "PENDING"]
+    again = run.call("replace_order", order_id=6, trail_amount=2)
+    assert (again["seen_time"], again["stop_price"]) == (None, 106)
+    run.tick(f"{DAY1} 13:00")
+    assert fills_of(run, 5) == [(f"{DAY1} 13:00", 7, 103)]
+    assert run.rules() == set()
 
 
 # --- stale prices and prices off the grid ------------------------------------------------------------------------------
