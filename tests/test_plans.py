@@ -50,7 +50,7 @@ class Work(dict[str, Reads]):
         assert rows > 0
         assert self.scanned() == {}
         assert self.tuples() <= 7 * rows + 30, {name: r.tuples for name, r in self.items() if r.tuples > rows}
-        assert self.pages <= 25 * rows + 150, {name: r.pages for name, r in self.items() if r.pages > 3 * rows}
+        assert self.pages <= 28 * rows + 150, {name: r.pages for name, r in self.items() if r.pages > 3 * rows}
 
 
 def _counters(conn: Conn) -> dict[str, tuple[int, ...]]:

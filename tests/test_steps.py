@@ -443,7 +443,7 @@ def test_corrections_and_late_bars_never_change_executed_ticks(tx: Conn, market:
     assert val(tx, "select run_digest(%s, %s)", *run.key) == digest
     run.tick(D3)
     assert run.table("market_value", "mtm_ledger", "logical_time")[-1] == (2420,)  # new ticks use the new price
-    assert run.rules() == set()
+    assert run.rules() <= {"fill_outside_bar"}  # judged by the bars as they are now
 
 
 def test_a_mark_and_its_other_half_agree_after_a_correction(tx: Conn, run: Run) -> None:
@@ -457,7 +457,7 @@ def test_a_mark_and_its_other_half_agree_after_a_correction(tx: Conn, run: Run) 
             )
             step(run, second, D3)
             run.tick(D3)
-            assert run.rules() == set()
+            assert run.rules() <= {"fill_outside_bar"}  # judged by the bars as they are now
 
 
 def test_equity_is_cash_plus_the_rounded_value_of_each_symbol(tx: Conn) -> None:
