@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from engine_py import __version__, bench, cli_data, cli_db, cli_run, cli_tick
+from engine_py import __version__, bench, cli_data, cli_db, cli_order, cli_plan, cli_run, cli_tick
 from engine_py.cli_base import Root
 
 
@@ -29,9 +29,9 @@ for _command in (
     cli_data.feed,
     cli_data.calendar,
     cli_run.run,
-    cli_run.order,
-    cli_run.sip,
-    cli_run.rebalance,
+    cli_order.order,
+    cli_plan.sip,
+    cli_plan.rebalance,
     cli_tick.tick,
     cli_tick.replay,
     cli_tick.tick_all,

@@ -1,23 +1,18 @@
-"""papertick user, run, order, sip, rebalance: one run and what it owns."""
+"""papertick user, run: who owns runs, and the runs themselves."""
 
 from __future__ import annotations
 
-import json
-from datetime import timedelta
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import click
 
 from engine_py.cli_base import (
-    DATE,
     ID,
     KEYWORD,
-    NULL,
+    NEGATIVE,
     NUMBER,
     TIME,
     Group,
-    Row,
     Session,
     emit,
     get_run,
@@ -27,14 +22,7 @@ from engine_py.cli_base import (
 )
 from engine_py.render import pairs, table, text
 
-_NEGATIVE = {"ignore_unknown_options": True}  # so that -5 is a number, for the engine to refuse
-
 _RUN = ("user_id", "run_id", "name", "feed", "status", "last_logical_time")
-_ORDER = (
-    *("order_id", "symbol", "side", "order_type", "quantity", "limit_price", "stop_price", "status"),
-    *("filled_quantity", "avg_fill_price", "reject_reason"),
-)
-_SIP = ("sip_id", "symbol", "amount", "frequency", "start_date", "next_slot", "paused")
 
 
 @click.group(cls=Group)
@@ -57,7 +45,7 @@ def run() -> None:
     """Runs: paper accounts that follow one feed."""
 
 
-@run.command("start", context_settings=_NEGATIVE)
+@run.command("start", context_settings=NEGATIVE)
 @click.argument("user", type=ID)
 @click.option("--cash", required=True, type=NUMBER, help="Initial cash.")
 @click.option("--feed", help="Feed that the run follows. Default: default.")
@@ -180,294 +168,3 @@ def run_fork(user: int, run: int, new_user: int, at: str | None, name: str | Non
         )
         row = get_run(s, new_user, rows[0]["run_id"])
     emit(row, f"run {row['run_id']} of user {new_user} is {row['status']}, forked at {text(row['forked_at'])}")
-
-
-@click.group(cls=Group)
-def order() -> None:
-    """Orders."""
-
-
-@order.command("place", context_settings=_NEGATIVE)
-@of_run
-@click.argument("symbol")
-@click.argument("side", type=KEYWORD)
-@click.argument("quantity", type=NUMBER)
-@click.option("--type", "order_type", type=KEYWORD, help="MARKET (default), LIMIT, STOP, STOP_LIMIT, TRAILING_STOP.")
-@click.option("--limit", "limit_price", type=NUMBER, help="Limit price, for LIMIT and STOP_LIMIT.")
-@click.option("--stop", "stop_price", type=NUMBER, help="Stop price, for STOP and STOP_LIMIT.")
-@click.option("--trail", "trail_amount", type=NUMBER, help="Distance of a TRAILING_STOP from the best price.")
-@click.option("--trail-percent", type=NUMBER, help="The same in percent of the best price.")
-@click.option("--tif", "time_in_force", type=KEYWORD, help="GTC (default), DAY, GTD, IOC, FOK.")
-@click.option("--good-till", type=TIME, help="Last time of a GTD order.")
-@click.option("--take-profit", type=NUMBER, help="Bracket: price at which what fills is sold again with profit.")
-@click.option("--stop-loss", type=NUMBER, help="Bracket: stop price at which it is sold with loss.")
-@click.option("--stop-loss-limit", type=NUMBER, help="Bracket: limit price of the stop-loss.")
-@click.option("--client-order-id", help="Your own id: the same call again returns the first order.")
-def order_place(user: int, run: int, **terms: str | None) -> None:
-    """Place an order of SIDE buy or sell. It fills on bars after the run's last tick.
-
-    An order that cannot be accepted is stored as REJECTED, with the reason; that is no error.
-    """
-    with session() as s:
-        call = s.call_once if terms["client_order_id"] is None else s.call
-        row = call("place_order", user_id=user, run_id=run, **terms)
-    _emit_order(row)
-
-
-@order.command("oco", context_settings=_NEGATIVE)
-@of_run
-@click.argument("symbol")
-@click.argument("side", type=KEYWORD)
-@click.argument("quantity", type=NUMBER)
-@click.option("--limit", "limit_price", type=NUMBER, required=True, help="Price of the limit order.")
-@click.option("--stop", "stop_price", type=NUMBER, required=True, help="Price of the stop order.")
-@click.option("--stop-limit", "stop_limit_price", type=NUMBER, help="Limit price of the stop order.")
-@click.option("--tif", "time_in_force", type=KEYWORD, help="GTC (default), DAY, GTD.")
-@click.option("--good-till", type=TIME, help="Last time of GTD orders.")
-@click.option("--client-order-id", help="Your own id: the same call again returns the first orders.")
-def order_oco(user: int, run: int, **terms: str | None) -> None:
-    """Place a limit and a stop order that cancel each other: they share one QUANTITY."""
-    with session() as s:
-        rows = s.call_rows("place_oco", once=terms["client_order_id"] is None, user_id=user, run_id=run, **terms)
-    emit(rows, "\n".join(_order_line(row) for row in rows))
-
-
-@order.command("replace", context_settings=_NEGATIVE)
-@of_run
-@click.argument("order_id", type=ID)
-@click.option("--quantity", type=NUMBER, help="New quantity. Default: what is left.")
-@click.option("--limit", "limit_price", type=NUMBER, help="New limit price.")
-@click.option("--stop", "stop_price", type=NUMBER, help="New stop price.")
-@click.option("--trail", "trail_amount", type=NUMBER, help="New distance of a trailing stop.")
-@click.option("--trail-percent", type=NUMBER, help="The same in percent.")
-@click.option("--tif", "time_in_force", type=KEYWORD, help="New time in force.")
-@click.option("--good-till", type=TIME, help="Last time of a GTD order.")
-@click.option("--client-order-id", help="Your own id: the same call again returns the first order.")
-def order_replace(user: int, run: int, order_id: int, **terms: str | None) -> None:
-    """Replace an open order by a new one with other terms; if that is REJECTED the old one stays."""
-    with session() as s:
-        call = s.call_once if terms["client_order_id"] is None else s.call
-        row = call("replace_order", user_id=user, run_id=run, order_id=order_id, **terms)
-    _emit_order(row)
-
-
-@order.command("cancel")
-@of_run
-@click.argument("order_id", type=ID)
-def order_cancel(user: int, run: int, order_id: int) -> None:
-    """Cancel an open order; a closed one is left as it is."""
-    with session() as s:
-        row = s.call("cancel_order", user_id=user, run_id=run, order_id=order_id)
-    _emit_order(row)
-
-
-def _emit_order(row: Row) -> None:
-    emit(row, _order_line(row))
-
-
-def _order_line(row: Row) -> str:
-    reason = f": {row['reject_reason']}" if row["reject_reason"] else ""
-    terms = " ".join(text(row[name]) for name in ("side", "quantity", "symbol"))
-    return f"order {row['order_id']} ({terms}) is {row['status']}{reason}"
-
-
-@order.command("list")
-@of_run
-@click.option("--status", type=KEYWORD, help="Only orders of this status.")
-def order_list(user: int, run: int, status: str | None) -> None:
-    """The orders of a run."""
-    with session() as s:
-        get_run(s, user, run)
-        rows = s.select(
-            """select * from paper_order where user_id = %s and run_id = %s and status = coalesce(%s, status)
-                order by order_id""",
-            *(user, run, status),
-        )
-    emit(rows, table(rows, _ORDER))
-
-
-@order.command("explain")
-@of_run
-@click.argument("order_id", type=ID)
-def order_explain(user: int, run: int, order_id: int) -> None:
-    """Why an order did or did not fill: what happened to it, and the bars that did not reach it."""
-    with session() as s:
-        rows = s.select("select * from explain_order(%s, %s, %s)", user, run, order_id)
-    lines = [
-        {**row, "detail": " ".join(f"{name}={text(value)}" for name, value in row["detail"].items())} for row in rows
-    ]
-    emit(rows, table(lines, ("logical_time", "code", "detail")))
-
-
-@order.command("preview", context_settings=_NEGATIVE)
-@of_run
-@click.argument("symbol")
-@click.argument("side", type=KEYWORD)
-@click.argument("quantity", type=NUMBER)
-@click.option("--type", "order_type", type=KEYWORD, help="MARKET, LIMIT, STOP, STOP_LIMIT or TRAILING_STOP.")
-@click.option("--limit", "limit_price", type=NUMBER, help="Limit price, for LIMIT and STOP_LIMIT.")
-@click.option("--stop", "stop_price", type=NUMBER, help="Stop price, for STOP and STOP_LIMIT.")
-@click.option("--trail-amount", type=NUMBER, help="Distance of a TRAILING_STOP.")
-@click.option("--trail-percent", type=NUMBER, help="The same in percent.")
-@click.option("--tif", "time_in_force", type=KEYWORD, help="DAY, GTC, GTD, IOC or FOK. Default: GTC.")
-@click.option("--good-till", type=TIME, help="Last time of a GTD order.")
-def order_preview(user: int, run: int, **terms: str | None) -> None:
-    """What would become of an order if it were placed now, and what it would cost. Nothing is stored."""
-    with session() as s:
-        row = s.call("preview_order", user_id=user, run_id=run, **terms)
-    emit(row, pairs((name, text(value)) for name, value in row.items() if value is not None))
-
-
-@click.group(cls=Group)
-def sip() -> None:
-    """SIPs: scheduled buys of a fixed amount."""
-
-
-@sip.command("create", context_settings=_NEGATIVE)
-@of_run
-@click.argument("symbol")
-@click.argument("amount", type=NUMBER)
-@click.argument("frequency", type=KEYWORD)
-@click.argument("start", type=DATE)
-@click.option("--roll", type=KEYWORD, help="On a holiday: NEXT or PREVIOUS session, or SKIP. Default: NEXT.")
-@click.option("--catch-up", type=KEYWORD, help="Slots that were missed: ONCE, EACH or SKIP. Default: ONCE.")
-@click.option("--end", type=DATE, help="Last date.")
-@click.option("--instalments", type=NUMBER, help="How many slots there are.")
-@click.option("--step-up-percent", type=NUMBER, help="Raise the amount by so many percent.")
-@click.option("--step-up-amount", type=NUMBER, help="Raise the amount by so much.")
-@click.option("--step-up-every", type=NUMBER, help="Raise it once every so many slots.")
-@click.option("--whole-units", is_flag=True, default=None, help="Buy whole units; carry the rest forward.")
-@click.option("--auto-pause-after", type=NUMBER, help="Pause after so many slots in a row without funds.")
-@click.option("--share", "basket", multiple=True, help="SYMBOL - and a basket: AAPL=0.6, once for each symbol.")
-@click.option("--rebalance-plan", type=NUMBER, help="SYMBOL - and what this plan's weights lack most.")
-def sip_create(user: int, run: int, basket: tuple[str, ...], **terms: str | bool | None) -> None:
-    """Buy AMOUNT of SYMBOL at every FREQUENCY (daily, weekly, monthly, quarterly) from START on.
-
-    SYMBOL is - where the shares of a basket or a rebalance plan say what to buy.
-    """
-    given: dict[str, object] = {**terms, "basket": shares_json(basket, "--share") if basket else None}
-    if given["symbol"] == "-" and (basket or given["rebalance_plan"] is not None):
-        given["symbol"] = NULL
-    with session() as s:
-        sip_id = s.call_once("create_sip", user_id=user, run_id=run, **given)["create_sip"]
-        row = _sips(s, user, run, sip_id)[0]
-    emit(row, f"sip {sip_id}")
-
-
-@sip.command("change", context_settings=_NEGATIVE)
-@of_run
-@click.argument("sip_id", type=ID)
-@click.argument("amount", type=NUMBER)
-def sip_change(user: int, run: int, sip_id: int, amount: str) -> None:
-    """Invest AMOUNT at later slots. Step-ups are counted anew from the first of them."""
-    with session() as s:
-        s.call("change_sip", user_id=user, run_id=run, sip_id=sip_id, amount=amount)
-        emit(_sips(s, user, run, sip_id)[0], f"sip {sip_id} invests {amount}")
-
-
-@sip.command("pause")
-@of_run
-@click.argument("sip_id", type=ID)
-@click.option("--from", type=DATE, help="First date of the pause.")
-@click.option("--to", type=DATE, help="Last date of the pause.")
-def sip_pause(user: int, run: int, sip_id: int, **dates: str | None) -> None:
-    """Pause a SIP: slots that fall due meanwhile, or on these dates, are skipped."""
-    with session() as s:
-        s.call("pause_sip", user_id=user, run_id=run, sip_id=sip_id, **dates)
-        emit(_sips(s, user, run, sip_id)[0], f"sip {sip_id} is paused{_span(dates)}")
-
-
-@sip.command("resume")
-@of_run
-@click.argument("sip_id", type=ID)
-@click.option("--from", type=DATE, help="First date that is paused no more.")
-@click.option("--to", type=DATE, help="Last date that is paused no more.")
-def sip_resume(user: int, run: int, sip_id: int, **dates: str | None) -> None:
-    """Resume a paused SIP: later slots, or those on these dates, buy again."""
-    with session() as s:
-        s.call("resume_sip", user_id=user, run_id=run, sip_id=sip_id, **dates)
-        emit(_sips(s, user, run, sip_id)[0], f"sip {sip_id} goes on{_span(dates)}")
-
-
-def _span(dates: dict[str, str | None]) -> str:
-    return "".join(f" {word} {day}" for word, day in dates.items() if day)
-
-
-@sip.command("list")
-@of_run
-def sip_list(user: int, run: int) -> None:
-    """The SIPs of a run."""
-    with session() as s:
-        get_run(s, user, run)
-        rows = _sips(s, user, run)
-    emit(rows, table([{**row, "symbol": _bought(row)} for row in rows], _SIP))
-
-
-def _bought(row: Row) -> str:
-    return str(row["symbol"] or ("basket" if row["basket"] else f"plan-{row['rebalance_plan_id']}"))
-
-
-def _sips(s: Session, user: int, run: int, sip_id: int | None = None) -> list[Row]:
-    """The plans; their pauses as first and last day, the last null where only resume ends it."""
-    rows = s.select(
-        """select p.*, (select jsonb_object_agg(b.key, b.value #>> '{}') from jsonb_each(p.basket) b) as basket
-             from sip_plan p where p.user_id = %s and p.run_id = %s and p.sip_id = coalesce(%s::bigint, p.sip_id)
-            order by p.sip_id""",
-        *(user, run, sip_id),
-    )
-    for row in rows:
-        row["pauses"] = [
-            {"from": dates.lower, "to": dates.upper and dates.upper - timedelta(days=1)} for dates in row["pauses"]
-        ]
-    return rows
-
-
-@click.group(cls=Group)
-def rebalance() -> None:
-    """Rebalances: scheduled trades to target weights."""
-
-
-@rebalance.command("create")
-@of_run
-@click.argument("frequency", type=KEYWORD)
-@click.argument("start", type=DATE)
-@click.option("--weight", "weights", multiple=True, required=True, help="SYMBOL=share of equity: AAPL=0.6")
-@click.option("--band", type=NUMBER, help="Trade only what is further than this share of equity from its target.")
-@click.option("--band-relative", type=NUMBER, help="Trade also what is further than this share of the target itself.")
-@click.option("--to-band-edge", is_flag=True, default=None, help="Trade back to the band's edge, not to the target.")
-@click.option("--min-order-value", type=NUMBER, help="Leave out orders that are worth less.")
-@click.option("--whole-units", is_flag=True, default=None, help="Targets are whole units.")
-def rebalance_create(user: int, run: int, weights: tuple[str, ...], **options: str | bool | None) -> None:
-    """Trade to the weights at every FREQUENCY (daily, weekly, monthly, quarterly) from START on.
-
-    What the weights leave of 1 stays in cash.
-    """
-    with session() as s:
-        terms: dict[str, object] = {**options, "weights": shares_json(weights, "--weight")}
-        made = s.call_once("create_rebalance", user_id=user, run_id=run, **terms)
-        plan_id = made["create_rebalance"]
-        key = (user, run, plan_id)
-        (plan,) = s.select("select * from rebalance_plan where user_id = %s and run_id = %s and plan_id = %s", *key)
-        stored = s.select(
-            """select symbol, weight from target_weight where user_id = %s and run_id = %s and plan_id = %s
-                order by symbol collate "C" """,
-            *key,
-        )
-    emit({**plan, "weights": {row["symbol"]: row["weight"] for row in stored}}, f"rebalance {plan_id}")
-
-
-def shares_json(weights: tuple[str, ...], option: str) -> str:
-    """The JSON object of `SYMBOL=number` words, each number with the digits it came with."""
-    members: dict[str, str] = {}
-    for word in weights:
-        symbol, _, number = word.rpartition("=")
-        try:
-            digits = str(Decimal(number))
-        except InvalidOperation:
-            digits = ""
-        if not symbol or not digits:
-            raise click.BadParameter(f"{word!r} is not like AAPL=0.6", param_hint=option)
-        if symbol in members:
-            raise click.BadParameter(f"{symbol} is there twice", param_hint=option)
-        members[symbol] = digits
-    return "{" + ", ".join(f"{json.dumps(symbol)}: {digits}" for symbol, digits in members.items()) + "}"
