@@ -2,6 +2,10 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
+-- Orders that wait for bars. Those of other sources are filled at a close in the moment they are made.
+create function engine.meets_bars(p_source text) returns boolean
+language sql immutable return p_source in ('CLIENT', 'BRACKET');
+
 create function engine.is_stop(p_order_type text) returns boolean
 language sql immutable return p_order_type in ('STOP', 'STOP_LIMIT', 'TRAILING_STOP');
 

@@ -11,7 +11,7 @@ begin atomic
     from paper_trade t
     join paper_order o on o.user_id = t.user_id and o.run_id = t.run_id and o.order_id = t.order_id
    where t.user_id = p_user_id and t.run_id = p_run_id and t.logical_time between p_from and p_to
-     and t.symbol = coalesce(p_symbol, t.symbol) and o.source in ('CLIENT', 'BRACKET')
+     and t.symbol = coalesce(p_symbol, t.symbol) and engine.meets_bars(o.source)
    group by t.logical_time, t.symbol;
 end;
 

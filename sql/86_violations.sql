@@ -61,7 +61,7 @@ create view engine.violation_fill as
       join paper_order o on o.user_id = t.user_id and o.run_id = t.run_id and o.order_id = t.order_id
       join instrument i on i.symbol = t.symbol
       join price_bar b on b.feed = s.feed and b.symbol = t.symbol and b.logical_time = t.logical_time
-     where o.source in ('CLIENT', 'BRACKET')
+     where engine.meets_bars(o.source)
   )
   select f.user_id, f.run_id, 'fill_outside_bar' as rule, format('trade_id=%s price=%s low=%s high=%s', f.trade_id, f.price, f.low, f.high) as detail
     from fill f where f.price < f.low or f.price > f.high

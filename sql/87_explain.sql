@@ -115,7 +115,7 @@ end $$;
 -- Accepted or rejected in the moment it was placed, or made by the engine at the close: no bar has anything to say to it.
 create function engine.is_settled_at_once(o paper_order) returns boolean
 language sql immutable
-return (o).source in ('SIP', 'REBALANCE', 'DIVIDEND', 'MARGIN') or (o).source <> 'BRACKET' and (o).status = 'REJECTED' and (o).closed_time is not distinct from (o).logical_time;
+return not engine.meets_bars((o).source) or (o).source <> 'BRACKET' and (o).status = 'REJECTED' and (o).closed_time is not distinct from (o).logical_time;
 
 -- A canceled order: was it a bar that ended it, an IOC or FOK order's first one, or one whose fill cash, holdings or a limit
 -- no longer allowed after a part had been filled?

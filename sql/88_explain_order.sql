@@ -59,7 +59,7 @@ end $$;
 -- trade after them.
 create function engine.is_before(p paper_order, o paper_order) returns boolean
 language sql immutable
-return (p).source = 'DIVIDEND' or (p).source in ('CLIENT', 'BRACKET')
+return (p).source = 'DIVIDEND' or engine.meets_bars((p).source)
   and (engine.fill_phase((p).order_type, (p).side, num_nonnulls((p).oco_id, (p).parent_order_id) > 0), (p).order_id)
     < (engine.fill_phase((o).order_type, (o).side, num_nonnulls((o).oco_id, (o).parent_order_id) > 0), (o).order_id);
 
