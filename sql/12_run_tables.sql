@@ -135,6 +135,7 @@ create table paper_order (
     check (stop_price is not null or order_type not in ('STOP', 'STOP_LIMIT')),
   constraint paper_order_trailing_stop_has_one_trail
     check (num_nonnulls(trail_amount, trail_percent) = case order_type when 'TRAILING_STOP' then 1 else 0 end),
+  constraint paper_order_only_a_waiting_trailing_stop_follows check (seen_time is null or (order_type = 'TRAILING_STOP' and status = 'PENDING')),
   constraint paper_order_good_till_goes_with_gtd check ((good_till is not null) = (time_in_force = 'GTD')),
   constraint paper_order_is_not_overfilled check (filled_quantity = 0 or filled_quantity between 0 and quantity)
 ) with (fillfactor = 80);
@@ -151,12 +152,12 @@ create index paper_order_open on paper_order (user_id, run_id, order_id)
   where status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED');
 comment on table paper_order is 'Orders with their present status. order_id counts 1, 2, 3 … within the run. symbol has no foreign key: an order for an unknown symbol is stored REJECTED.';
 comment on column paper_order.logical_time is 'Acceptance: the run''s last tick when the order was placed, null before the first. The order matches only later bars.';
-comment on column paper_order.stop_price is 'STOP, STOP_LIMIT: the trigger. TRAILING_STOP: the stop as it stands after the bars up to seen_time; null until it has seen a price.';
+comment on column paper_order.stop_price is 'STOP, STOP_LIMIT: the trigger. TRAILING_STOP: the stop as it stands after the bars up to seen_time, or with which it was triggered or ended; null until it has seen a price.';
 comment on column paper_order.trail_amount is 'TRAILING_STOP: distance of the stop from the best price since acceptance.';
 comment on column paper_order.trail_percent is 'TRAILING_STOP: the same as percent of the best price.';
 comment on column paper_order.good_till is 'GTD: the last time at which a bar can fill the order.';
 comment on column paper_order.triggered_time is 'Bar at which a stop order was triggered.';
-comment on column paper_order.seen_time is 'TRAILING_STOP: last bar that stop_price takes account of.';
+comment on column paper_order.seen_time is 'TRAILING_STOP, while it waits: last bar that stop_price takes account of. Null once it is triggered or over.';
 comment on column paper_order.oco_id is 'One cancels other: orders of a run with the same oco_id share one quantity; what one fills the other loses.';
 comment on column paper_order.parent_order_id is 'The entry order whose fill made this exit order.';
 comment on column paper_order.replaces_order_id is 'The order that this one has replaced.';

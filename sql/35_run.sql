@@ -116,7 +116,7 @@ begin
     perform engine.require_read_committed(old.user_id, old.run_id);
     select s.last_logical_time into v_last
       from public.engine_state s where s.user_id = old.user_id and s.run_id = old.run_id;
-    update public.paper_order o set status = 'CANCELED', closed_time = v_last
+    update public.paper_order o set status = 'CANCELED', closed_time = v_last, seen_time = null
      where o.user_id = old.user_id and o.run_id = old.run_id
        and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED');
     insert into public.engine_status (user_id, run_id, status, reason, logical_time)

@@ -63,6 +63,7 @@ begin
            closed_time = case when e.status not in ('TRIGGERED', 'PARTIALLY_FILLED') then e.logical_time end,
            triggered_time = case when e.is_trigger then e.logical_time else o.triggered_time end,
            stop_price = coalesce(e.stop_price, o.stop_price),
+           seen_time = null,
            filled_quantity = o.filled_quantity + case when e.trade_id is null then 0 else e.quantity end,
            avg_fill_price = case when e.trade_id is null then o.avg_fill_price when o.filled_quantity = 0 then e.price
              -- a raw order may say that more has filled than there are trades

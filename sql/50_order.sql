@@ -237,11 +237,11 @@ begin
   if v_order.status not in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED') then
     return v_order;
   end if;
-  update paper_order o set status = 'CANCELED', closed_time = c.last_logical_time
+  update paper_order o set status = 'CANCELED', closed_time = c.last_logical_time, seen_time = null
    where o.user_id = p_user_id and o.run_id = p_run_id and o.order_id = p_order_id
   returning * into v_order;
   if v_order.oco_id is not null then
-    update paper_order o set status = 'CANCELED', closed_time = c.last_logical_time
+    update paper_order o set status = 'CANCELED', closed_time = c.last_logical_time, seen_time = null
      where o.user_id = p_user_id and o.run_id = p_run_id and o.oco_id = v_order.oco_id
        and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED');
   end if;

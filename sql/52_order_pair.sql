@@ -134,7 +134,7 @@ begin
   o := engine.judged(c, o, v_quantity, engine.reservation(v_left, v_old.reserve_price, c.scale), v_left);
   o.reserve_price := case when o.parent_order_id is null then o.reserve_price end;
   if o.status = 'PENDING' then
-    update paper_order x set status = 'CANCELED', closed_time = c.last_logical_time
+    update paper_order x set status = 'CANCELED', closed_time = c.last_logical_time, seen_time = null
      where x.user_id = p_user_id and x.run_id = p_run_id and x.order_id = p_order_id;
     if o.reserve_price is not null and o.oco_id is not null then
       -- the pair still holds back cash once, for the dearer of the two

@@ -55,7 +55,7 @@ begin
   select coalesce(sum(t.quantity), 0)::unit_quantity, round(sum(t.quantity * t.price) / sum(t.quantity), 8)::unit_price into o.filled_quantity, o.avg_fill_price
     from paper_trade t
    where t.user_id = o.user_id and t.run_id = o.run_id and t.order_id = o.order_id and t.logical_time <= p_at;
-  if o.order_type = 'TRAILING_STOP' and greatest(o.triggered_time, o.seen_time) > p_at and coalesce(o.triggered_time > p_at, true) then
+  if o.order_type = 'TRAILING_STOP' and coalesce(o.triggered_time > p_at, true) and coalesce(o.seen_time > p_at, true) then
     o := engine.restarted(p_feed, p_calendar, coalesce(o.logical_time, p_first - interval '1 microsecond'), p_at, o);
   end if;
   if o.triggered_time > p_at then

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.histories import OPTIONS, histories, set_volumes, start
-from tests.scripts import Bench, Script, examples
+from tests.scripts import BRIEF, Bench, Script, examples
 from tests.test_equivalence import by_replay, by_tick, play
 
 T0 = "2024-01-02 10:00"
@@ -369,7 +369,7 @@ def test_every_order_of_a_random_history_is_explained(db: Conn) -> None:
                 assert ratchets[-1] == stop, told
 
     check()
-    assert seen >= ENDS | {
+    assert BRIEF or seen >= ENDS | {
         "ACCEPTED",
         "WAITING_PRICE",
         "SESSION_CLOSED",

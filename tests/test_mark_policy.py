@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.model import COLUMNS
-from tests.scripts import CALENDARS, Bench, Script, examples, scripts
+from tests.scripts import BRIEF, CALENDARS, Bench, Script, examples, scripts
 from tests.scripts import Run as Scripted
 from tests.test_equivalence import by_replay, by_replay_in_parts, by_tick, by_tick_all, in_turns, play
 
@@ -469,7 +469,7 @@ def test_random_runs_of_each_policy_equal_their_twins(db: Conn) -> None:
 
     check()
     assert rows(db, "select * from violations") == []
-    assert min(computed.values()) > 200, computed
+    assert BRIEF or min(computed.values()) > 200, computed
 
 
 def test_random_runs_whose_ticks_skip_and_return_equal_their_twins(db: Conn) -> None:
