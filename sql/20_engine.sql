@@ -41,6 +41,8 @@ language sql immutable begin atomic
     ('TE202', 'no price at or before logical_time', 'Load bars of the symbol up to that time.'),
     ('TE203', 'past the calendar''s last loaded session', 'Load more sessions into market_session.'),
     ('TE204', 'unknown run', 'Check user_id and run_id.'),
+    ('TE301', 'not allowed', 'This takes the role that owns the tables, or an administrator''s key.'),
+    ('28000', 'no such key', 'Show a key that create_key has returned, and that is neither revoked nor expired.'),
     ('40001', 'a run is changed under READ COMMITTED only', 'An older snapshot could miss an order; repeat the call under READ COMMITTED.'),
     ('23503', 'the run or user does not exist', 'Check the ids; create_user and start_run return new ones.'),
     ('23505', 'the user already has a RUNNING run', 'Stop that run first: one user runs one strategy at a time.');

@@ -153,12 +153,13 @@ end $$;
 create function engine.replay_events(
   p_user_id bigint, p_run_id bigint, p_from timestamptz, p_to timestamptz, p_events int, p_is_first boolean
 ) returns boolean
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 declare
   c engine.context;
   v_next timestamptz;
   v_times timestamptz[];
 begin
+  perform engine.require_own(p_user_id, p_run_id);
   perform engine.require_time(p_from), engine.require_time(p_to);
   perform engine.require(coalesce(p_events, 1) > 0, 'argument=commit_every must_be=positive');
   c := engine.open_run(p_user_id, p_run_id);

@@ -179,7 +179,7 @@ end $$;
 create function engine.tick_batch(
   p_feed text, p_time timestamptz, p_limit int, p_is_shared boolean, inout p_user_ids bigint[], inout p_run_ids bigint[]
 )
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 declare
   v_users bigint[];
   v_runs bigint[];
@@ -187,6 +187,7 @@ declare
   v_busy_runs bigint[];
   v_error text;
 begin
+  perform engine.require_admin('tick_all');
   perform engine.require_read_committed(p_user_ids[1], p_run_ids[1]);
   if p_user_ids is null then
     perform engine.require_time(p_time);

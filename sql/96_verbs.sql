@@ -11,9 +11,10 @@ drop function if exists start_run(bigint, numeric, text, text, numeric, numeric,
 drop function if exists place_order(bigint, bigint, text, text, numeric, text, numeric, numeric, text, text, numeric, numeric, timestamptz);
 
 create or replace function create_user(p_name text) returns bigint
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_admin('create_user');
   return engine.create_user(p_name);
 end $$;
 comment on function create_user is 'create_user(name) → user_id. A new user; names need not be unique.';
@@ -25,9 +26,10 @@ create or replace function start_run(
   p_penetration_ticks int default 0, p_max_price_age interval default null, p_reinvest_dividends boolean default false,
   p_initial_margin numeric default null, p_maintenance_margin numeric default null, p_borrow_rate numeric default 0, p_margin_rate numeric default 0
 ) returns bigint
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own_user(p_user_id);
   return engine.begin_run(p_user_id, engine.add_run(p_user_id, p_initial_cash, p_feed, p_name,
     p_participation, p_slippage_bps, p_fee_schedule, p_mark_policy, p_currency, p_volume_impact, p_penetration_ticks, p_max_price_age,
     p_reinvest_dividends, p_initial_margin, p_maintenance_margin, p_borrow_rate, p_margin_rate));
@@ -35,17 +37,19 @@ end $$;
 comment on function start_run is 'start_run(user, initial_cash, feed, name, …) → run_id. A RUNNING run with its state, its lifecycle row and its opening cash entry. initial_margin makes it a margin account, which may sell short and borrow. 23505 when the user already has a RUNNING run, 23503 for an unknown user, TE201 for an unknown feed, TE101 for an unknown fee_schedule.';
 
 create or replace function stop_run(p_user_id bigint, p_run_id bigint, p_reason text default null) returns void
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
   perform engine.leave_running(p_user_id, p_run_id, 'STOPPED', p_reason);
 end $$;
 comment on function stop_run is 'stop_run(user, run, reason): cancel open orders, log, STOPPED. Nothing happens to a run that has ended.';
 
 create or replace function fail_run(p_user_id bigint, p_run_id bigint, p_error text) returns void
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
   perform engine.leave_running(p_user_id, p_run_id, 'ERROR', p_error);
 end $$;
 comment on function fail_run is 'fail_run(user, run, error): cancel open orders, log, ERROR. Nothing happens to a run that has ended.';
@@ -53,17 +57,19 @@ comment on function fail_run is 'fail_run(user, run, error): cancel open orders,
 create or replace function set_risk_limit(
   p_user_id bigint, p_run_id bigint, p_max_position numeric default null, p_max_order_value numeric default null
 ) returns void
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
   perform engine.set_risk_limit(p_user_id, p_run_id, p_max_position, p_max_order_value);
 end $$;
 comment on function set_risk_limit is 'set_risk_limit(user, run, max_position, max_order_value): units held per symbol and value of one order; null lifts a limit. Replaces what was set before.';
 
 create or replace function forbid_symbol(p_user_id bigint, p_run_id bigint, p_symbol text) returns void
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
   perform engine.forbid_symbol(p_user_id, p_run_id, p_symbol);
 end $$;
 comment on function forbid_symbol is 'forbid_symbol(user, run, symbol): orders for it are rejected SYMBOL_FORBIDDEN from now on, at acceptance and at the fill.';
@@ -75,9 +81,10 @@ create or replace function place_order(
   p_trail_percent numeric default null, p_good_till timestamptz default null, p_take_profit numeric default null,
   p_stop_loss numeric default null, p_stop_loss_limit numeric default null
 ) returns paper_order
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
   return engine.place_order(p_user_id, p_run_id, p_symbol, p_side, p_quantity,
     p_order_type, p_limit_price, p_stop_price, p_time_in_force,
     p_client_order_id, p_trail_amount, p_trail_percent, p_good_till, p_take_profit, p_stop_loss, p_stop_loss_limit);
@@ -89,9 +96,10 @@ create or replace function place_oco(
   p_stop_limit_price numeric default null, p_time_in_force text default 'GTC', p_client_order_id text default null,
   p_good_till timestamptz default null
 ) returns setof paper_order
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
   return query select * from engine.place_oco(p_user_id, p_run_id, p_symbol, p_side, p_quantity, p_limit_price, p_stop_price,
     p_stop_limit_price, p_time_in_force, p_client_order_id, p_good_till);
 end $$;
@@ -102,18 +110,20 @@ create or replace function replace_order(
   p_stop_price numeric default null, p_client_order_id text default null, p_time_in_force text default null,
   p_trail_amount numeric default null, p_trail_percent numeric default null, p_good_till timestamptz default null
 ) returns paper_order
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
   return engine.replace_order(p_user_id, p_run_id, p_order_id, p_quantity, p_limit_price, p_stop_price, p_client_order_id,
     p_time_in_force, p_trail_amount, p_trail_percent, p_good_till);
 end $$;
 comment on function replace_order is 'replace_order(user, run, order_id, quantity, limit_price, …) → the new paper_order row, which names the old one in replaces_order_id; what is not given stays, quantity null is what was left. The old order is CANCELED in the same moment. A new order that cannot be accepted is REJECTED and leaves the old one open. TE101 when the order is not open.';
 
 create or replace function cancel_order(p_user_id bigint, p_run_id bigint, p_order_id bigint) returns paper_order
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
   return engine.cancel_order(p_user_id, p_run_id, p_order_id);
 end $$;
 comment on function cancel_order is 'cancel_order(user, run, order_id) → the paper_order row, CANCELED; a closed order is returned unchanged. TE101 for an unknown id.';
@@ -125,9 +135,10 @@ create or replace function create_sip(
   p_whole_units boolean default false, p_auto_pause_after int default null, p_basket jsonb default null,
   p_rebalance_plan bigint default null
 ) returns bigint
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
   return engine.create_sip(p_user_id, p_run_id, p_symbol, p_amount, p_frequency, p_start,
     p_roll, p_catch_up, p_end, p_instalments,
     p_step_up_percent, p_step_up_amount, p_step_up_every, p_whole_units,
@@ -136,9 +147,10 @@ end $$;
 comment on function create_sip is 'create_sip(user, run, symbol, amount, frequency, start, roll, catch_up, …) → sip_id. Buys for amount at every slot from start on: symbol; or, with symbol null, basket {"SYMBOL": share}, 1 in sum; or what rebalance_plan''s weights lack most, never selling. All of a slot''s orders fill or none. auto_pause_after: paused after so many slots in a row without funds. TE201 for an unknown symbol.';
 
 create or replace function change_sip(p_user_id bigint, p_run_id bigint, p_sip_id bigint, p_amount numeric) returns void
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
   perform engine.change_sip(p_user_id, p_run_id, p_sip_id, p_amount);
 end $$;
 comment on function change_sip is 'change_sip(user, run, sip_id, amount): what slots that have not ended invest. Step-ups are counted anew from the first of them.';
@@ -146,9 +158,10 @@ comment on function change_sip is 'change_sip(user, run, sip_id, amount): what s
 create or replace function pause_sip(
   p_user_id bigint, p_run_id bigint, p_sip_id bigint, p_from date default null, p_to date default null
 ) returns void
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
   perform engine.pause_sip(p_user_id, p_run_id, p_sip_id, p_from, p_to);
 end $$;
 comment on function pause_sip is 'pause_sip(user, run, sip_id, from, to): slots that fall due while it is paused end SIP_SKIPPED_PAUSED. With dates: slots of these nominal dates, both included, ahead of time or not, several times over; without to until resume_sip.';
@@ -156,9 +169,10 @@ comment on function pause_sip is 'pause_sip(user, run, sip_id, from, to): slots 
 create or replace function resume_sip(
   p_user_id bigint, p_run_id bigint, p_sip_id bigint, p_from date default null, p_to date default null
 ) returns void
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
   perform engine.resume_sip(p_user_id, p_run_id, p_sip_id, p_from, p_to);
 end $$;
 comment on function resume_sip is 'resume_sip(user, run, sip_id, from, to): later slots execute again. Dates paused up to a day stay paused; with dates, these do not.';
@@ -168,9 +182,10 @@ create or replace function create_rebalance(
   p_band_relative numeric default null, p_to_band_edge boolean default false, p_min_order_value numeric default null,
   p_whole_units boolean default false
 ) returns bigint
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
   return engine.create_rebalance(p_user_id, p_run_id, p_weights, p_frequency, p_start, p_band,
     p_band_relative, p_to_band_edge, p_min_order_value, p_whole_units);
 end $$;

@@ -4,76 +4,85 @@ set local plpgsql.extra_errors = 'shadowed_variables';
 
 create or replace function equity_at(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz)
 returns table (logical_time timestamptz, cash numeric, market_value numeric, equity numeric)
-language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_readable(p_user_id, p_run_id);
   return query select * from engine.equity_at(p_user_id, p_run_id, p_logical_time);
 end $$;
 comment on function equity_at is 'equity_at(user, run, logical_time) → (logical_time, cash, market_value, equity): the stored row of that time, or the same computed when the run''s mark_policy did not store it. No row before the first tick and after the last.';
 
 create or replace function equity_between(p_user_id bigint, p_run_id bigint, p_from timestamptz default null, p_to timestamptz default null)
 returns table (logical_time timestamptz, cash numeric, market_value numeric, equity numeric)
-language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_readable(p_user_id, p_run_id);
   return query select * from engine.equity_between(p_user_id, p_run_id, p_from, p_to);
 end $$;
 comment on function equity_between is 'equity_between(user, run, from, to) → (logical_time, cash, market_value, equity) in order of time: every stored row, and one for each bar time of the feed between the first tick and the last that the run''s mark_policy did not store, computed from the ledgers and the bars as they are now. from, to null: no bound.';
 
 create or replace function run_digest(p_user_id bigint, p_run_id bigint) returns text
-language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_readable(p_user_id, p_run_id);
   return engine.run_digest(p_user_id, p_run_id);
 end $$;
 comment on function run_digest is 'run_digest(user, run) → SHA-256, in hex, over the run''s orders, trades and their fees, positions, cash, MTM, equity and events in a fixed order. No user or run id, no wall-clock time: equal for equal histories, on any server.';
 
 create or replace function replay_diff(p_user_a bigint, p_run_a bigint, p_user_b bigint, p_run_b bigint) returns table (ledger text, key text, row_a jsonb, row_b jsonb)
-language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_readable(p_user_a, p_run_a), engine.require_readable(p_user_b, p_run_b);
   return query select * from engine.replay_diff(p_user_a, p_run_a, p_user_b, p_run_b);
 end $$;
 comment on function replay_diff is 'replay_diff(user_a, run_a, user_b, run_b) → the rows in which two runs differ, null where one has none; nothing when they are identical.';
 
 create or replace function performance(p_user_id bigint, p_run_id bigint) returns table (metric text, value numeric)
-language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_readable(p_user_id, p_run_id);
   return query select * from engine.performance(p_user_id, p_run_id);
 end $$;
 comment on function performance is 'performance(user, run) → (metric, value). Money in the run''s currency; rates as shares (0.1 = 10 %), null where undefined (performance_reasons says why). xirr: external flows against equity. xirr_invested: buys, sells, dividends and costs of carry against market value, the money-weighted return of what was put to work, idle cash left out. twr, cagr (365-day years), max_drawdown, calmar from marks, flows taken out. best_period, worst_period, volatility, sharpe, sortino from returns between the last marks of consecutive sessions, annualised by how many there are in a year of this run; riskless rate 0. exposure: market value over equity, average over time. turnover: the lesser of bought and sold over average equity, a year. hit_rate: share of sales that realized a gain.';
 
 create or replace function performance_reasons(p_user_id bigint, p_run_id bigint) returns table (metric text, reason text)
-language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_readable(p_user_id, p_run_id);
   return query select * from engine.performance_reasons(p_user_id, p_run_id);
 end $$;
 comment on function performance_reasons is 'performance_reasons(user, run) → (metric, reason) for each metric of performance that is null. NO_MARK: never ticked. NO_FLOW: no cash has moved. NOT_FUNDED: nothing had come in by the first mark. ONE_DIRECTION_ONLY: money only went in, or only came out. NO_ROOT, SEVERAL_ROOTS: no rate solves the flows, or more than one. RATE_OUT_OF_RANGE: too large for a number. SHORT_SPAN: less than a day. TOO_FEW_PERIODS: fewer than two sessions marked, or three for what is annualised. EQUITY_NOT_POSITIVE: equity fell to nothing or below. NO_VARIATION, NO_DOWNSIDE, NO_DRAWDOWN: nothing to divide by. NO_SALE. NO_POSITION: trades without paper_position. UNITS_NOT_FROM_TRADES: trades and their cash do not account for the units held. TRADED_SINCE_MARK: cost and market value are of different times.';
 
 create or replace function performance_by_symbol(p_user_id bigint, p_run_id bigint) returns table (symbol text, metric text, value numeric)
-language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_readable(p_user_id, p_run_id);
   return query select * from engine.symbol_measures(p_user_id, p_run_id);
 end $$;
 comment on function performance_by_symbol is 'performance_by_symbol(user, run) → (symbol, metric, value) for every symbol ever traded or held: quantity, cost_basis, market_value (at the last close known to the run), realized_pnl, unrealized_pnl, bought, sold, fees, trades, hit_rate, and xirr of its own trades. Dividends are not in it: the cash ledger books them to the run.';
 
 create or replace function drawdowns(p_user_id bigint, p_run_id bigint)
 returns table (peak_time timestamptz, trough_time timestamptz, recovery_time timestamptz, depth numeric)
-language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_readable(p_user_id, p_run_id);
   return query select * from engine.drawdowns(p_user_id, p_run_id);
 end $$;
 comment on function drawdowns is 'drawdowns(user, run) → (peak_time, trough_time, recovery_time, depth), the deepest first: every fall of equity, flows taken out, below an earlier high. depth is a share of the high, -0.1 = 10 % below; the first one''s is max_drawdown. recovery_time null: still under water.';
 
 create or replace function explain_order(p_user_id bigint, p_run_id bigint, p_order_id bigint)
 returns table (logical_time timestamptz, code text, detail jsonb)
-language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_readable(p_user_id, p_run_id);
   return query select * from engine.explain_order(p_user_id, p_run_id, p_order_id);
 end $$;
 comment on function explain_order is 'explain_order(user, run, order_id) → (logical_time, code, detail) in order of time: why an order did or did not fill, derived from the ledgers and from the bars as they are now. ACCEPTED, REJECTED (reason); spans of bars that did nothing: WAITING_PRICE (wanted_price, nearest_price, distance), SESSION_CLOSED, VOLUME_CAP, RATCHETED, UNSEEN (as the bar is now, it would have met the order); TRIGGERED, REDUCED, GREW, PARTIALLY_FILLED, FILLED, EXITS_MADE; CANCELED (by USER, PAIR, REPLACED, SPLIT, TIME_IN_FORCE, REFUSED or RUN_END), EXPIRED; WAITING. TE101 for an unknown order, TE204.';
@@ -85,9 +94,10 @@ create or replace function preview_order(
   p_take_profit numeric default null, p_stop_loss numeric default null, p_stop_loss_limit numeric default null
 ) returns table (status text, reject_reason text, stop_price numeric, reserve_price numeric, estimated_price numeric, estimated_value numeric,
                  estimated_fees numeric, cash numeric, reserved_cash numeric, cash_after numeric, position_after numeric)
-language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
   return query select * from engine.preview_order(p_user_id, p_run_id,
     engine.order_of(p_symbol, p_side, p_quantity, p_order_type, p_limit_price, p_stop_price, p_time_in_force, null, p_trail_amount,
                     p_trail_percent, p_good_till, p_take_profit, p_stop_loss, p_stop_loss_limit), p_quantity);
@@ -97,9 +107,10 @@ comment on function preview_order is 'preview_order(user, run, symbol, side, qua
 create or replace function preview_sip(p_user_id bigint, p_run_id bigint, p_sip_id bigint, p_logical_time timestamptz default null)
 returns table (slot int, due_date date, waits_for text, event_type text, symbol text, quantity numeric, price numeric, amount numeric,
                cash_after numeric, payload jsonb)
-language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
   return query select * from engine.preview_sip(p_user_id, p_run_id, p_sip_id, p_logical_time);
 end $$;
 comment on function preview_sip is 'preview_sip(user, run, sip_id, logical_time) → how the plan''s next slot would end at that time (null = the last tick), with the run as it stands: event_type, quantity, price, amount (of the slot), payload, cash after; of a basket or a rebalance plan one row a symbol that it buys. waits_for: DATE, SESSION or PRICE while a tick there would leave it due. No row when the plan is over. Stores nothing and locks nothing. TE101 for an unknown plan, TE001, TE203, TE204.';

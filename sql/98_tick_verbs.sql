@@ -3,14 +3,16 @@ set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
 create or replace procedure tick(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz)
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
-begin
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+declare
   -- The gate of this verb looks whether the tick has happened: what is complete stays complete, and needs no lock.
-  if exists (select from public.engine_state s
-              where s.user_id = p_user_id and s.run_id = p_run_id and s.last_logical_time = p_logical_time) then
-    return;
+  v_is_complete constant boolean := exists (
+    select from public.engine_state s where s.user_id = p_user_id and s.run_id = p_run_id and s.last_logical_time = p_logical_time);
+begin
+  perform engine.require_own(p_user_id, p_run_id);
+  if not v_is_complete then
+    perform engine.tick(p_user_id, p_run_id, p_logical_time);
   end if;
-  perform engine.tick(p_user_id, p_run_id, p_logical_time);
 end $$;
 comment on procedure tick is 'CALL tick(user, run, logical_time): everything the run owes for that time, whole or not at all, exactly once. The caller owns the transaction. A tick that has happened returns quietly, even after the run has ended. TE001, TE003, TE202, TE203, TE204.';
 
@@ -29,6 +31,16 @@ begin
   end loop;
 end $$;
 comment on procedure replay is 'CALL replay(user, run, from, to, commit_every): the same rows as tick at every feed time of the inclusive range, faster. Completed times are skipped, so a killed replay is finished by calling it again. commit_every null: one transaction; a number: COMMIT after so many events.';
+
+create or replace function replay_part(
+  p_user_id bigint, p_run_id bigint, p_from timestamptz, p_to timestamptz, p_events int, p_is_first boolean default true
+) returns boolean
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  return engine.replay_events(p_user_id, p_run_id, p_from, p_to, p_events, p_is_first);
+end $$;
+comment on function replay_part is 'replay_part(user, run, from, to, events, is_first) → whether the range is done: a piece of a replay, for callers who commit by themselves. Call it again, with is_first false, until it is true; what replay does is no more.';
 
 create or replace procedure tick_all(p_logical_time timestamptz, p_feed text default 'default', p_commit_every int default null)
 language plpgsql as $$
@@ -52,9 +64,10 @@ end $$;
 comment on procedure tick_all is 'CALL tick_all(logical_time, feed, commit_every): the same rows as tick for every RUNNING run of the feed. Runs at or past that time are skipped; a run whose tick fails goes to ERROR with SQLSTATE and message, and the others go on. commit_every null: one transaction; a number: COMMIT after so many runs, and leave to other sessions that do the same what they are busy with: several workers share a feed. TE201, TE203.';
 
 create or replace function match_orders(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz) returns int
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
   return engine.match_orders(p_user_id, p_run_id, p_logical_time);
 end $$;
 comment on function match_orders is 'match_orders(user, run, logical_time) → trades made: the tick''s matching alone, on the bars after the last tick.';
@@ -62,9 +75,10 @@ comment on function match_orders is 'match_orders(user, run, logical_time) → t
 create or replace function try_execute_sip(
   p_user_id bigint, p_run_id bigint, p_logical_time timestamptz, p_market_open boolean default null
 ) returns int
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
   return engine.try_execute_sip(p_user_id, p_run_id, p_logical_time, p_market_open);
 end $$;
 comment on function try_execute_sip is 'try_execute_sip(user, run, logical_time, market_open) → slots executed: the tick''s SIP step alone. market_open null = ask the calendar; a closed market writes nothing and the slot stays due.';
@@ -72,25 +86,28 @@ comment on function try_execute_sip is 'try_execute_sip(user, run, logical_time,
 create or replace function try_rebalance(
   p_user_id bigint, p_run_id bigint, p_logical_time timestamptz, p_market_open boolean default null
 ) returns int
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
   return engine.try_rebalance(p_user_id, p_run_id, p_logical_time, p_market_open);
 end $$;
 comment on function try_rebalance is 'try_rebalance(user, run, logical_time, market_open) → slots executed: the tick''s rebalance step alone.';
 
 create or replace function log_mtm(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz) returns boolean
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
   return engine.log_mtm(p_user_id, p_run_id, p_logical_time);
 end $$;
 comment on function log_mtm is 'log_mtm(user, run, logical_time) → whether the mtm_ledger row is new. It closes that time.';
 
 create or replace function record_equity(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz) returns boolean
-language plpgsql set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
   return engine.record_equity(p_user_id, p_run_id, p_logical_time);
 end $$;
 comment on function record_equity is 'record_equity(user, run, logical_time) → whether the paper_equity_curve row is new. It closes that time.';

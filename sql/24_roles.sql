@@ -1,0 +1,59 @@
+-- Roles and ownership: what 99_grants needs before it can say who may do what.
+set local search_path = public, pg_temp;
+
+-- A role that is there already is left as it is: roles belong to the server and not to one database.
+create function engine.make_roles() returns void
+language plpgsql as $$
+declare
+  v_role text;
+begin
+  if not (select r.rolsuper or r.rolcreaterole from pg_roles r where r.rolname = current_user) then
+    return;
+  end if;
+  foreach v_role in array array['papertick_owner', 'papertick_user', 'papertick_analyst', 'papertick_api'] loop
+    continue when exists (select from pg_roles r where r.rolname = v_role);
+    begin
+      execute format('create role %I nologin', v_role);
+      if v_role = 'papertick_api' then
+        -- without a password it can log in only where the server asks for none
+        alter role papertick_api login;
+        grant papertick_user to papertick_api;
+        alter role papertick_api set statement_timeout = '60s';
+        alter role papertick_api set lock_timeout = '10s';
+        alter role papertick_api set idle_in_transaction_session_timeout = '30s';
+      end if;
+    exception when duplicate_object or unique_violation then
+      null; -- another database of this server was quicker
+    end;
+  end loop;
+end $$;
+
+-- Tables, verbs and the engine get their owner, when a superuser installs; else they stay with who installs, who then is
+-- the owner. What can be executed by PUBLIC is so no more.
+create function engine.own(p_tables text[], p_verbs text[], p_has_roles boolean) returns void
+language plpgsql as $$
+declare
+  v_is_superuser constant boolean := (select r.rolsuper from pg_roles r where r.rolname = current_user);
+  v record;
+begin
+  for v in
+    select 'table ' || t.name as object, false as is_routine from unnest(p_tables) t (name)
+    union all
+    select 'view ' || c.oid::regclass, false from pg_class c
+     where c.relkind = 'v' and (c.relnamespace = 'engine'::regnamespace or c.oid = 'public.violations'::regclass)
+    union all
+    select 'routine ' || p.oid::regprocedure, true from pg_proc p
+     where p.pronamespace = 'engine'::regnamespace or p.pronamespace = 'public'::regnamespace and p.proname = any (p_verbs)
+  loop
+    if v.is_routine then
+      execute format('revoke execute on %s from public', v.object);
+    end if;
+    if v_is_superuser and p_has_roles then
+      execute format('alter %s owner to papertick_owner', v.object);
+    end if;
+  end loop;
+  if v_is_superuser and p_has_roles then
+    alter schema engine owner to papertick_owner;
+    revoke create on schema public from public;
+  end if;
+end $$;
