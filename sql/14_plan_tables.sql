@@ -13,6 +13,8 @@ create domain catch_up_policy as text
   constraint catch_up_policy_is_known check (value in ('ONCE', 'EACH', 'SKIP'));
 create domain positive_amount as numeric(20,4)
   constraint positive_amount_is_a_positive_number check (value > 0 and value <> 'NaN');
+create domain plan_length as int
+  constraint plan_length_is_not_negative check (value >= 0);
 create domain positive_count as int
   constraint positive_count_is_positive check (value > 0);
 create domain basket_shares as jsonb
@@ -27,6 +29,7 @@ comment on domain plan_date is 'A date of a plan, in the market''s time zone.';
 comment on domain holiday_roll is 'Where a slot goes whose date is no session: to the next one, the previous one, or nowhere.';
 comment on domain catch_up_policy is 'What becomes of slots that fell due while the engine was away.';
 comment on domain positive_amount is 'Money above zero, at most 4 decimals.';
+comment on domain plan_length is 'How many slots a plan has.';
 comment on domain positive_count is 'A whole number above zero.';
 comment on domain basket_shares is '{"SYMBOL": share}: numbers above 0, at most 1.';
 comment on domain pause_windows is 'Dates, as a multirange, within the years of a plan.';
@@ -44,6 +47,7 @@ create table rebalance_plan (
   to_band_edge boolean not null default false,
   min_order_value money_amount,
   whole_units boolean not null default false,
+  instalments plan_length,
   constraint rebalance_plan_pkey primary key (user_id, run_id, plan_id),
   constraint rebalance_plan_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
   constraint rebalance_plan_starts_before_its_slots check (last_date >= start_date),
@@ -59,6 +63,7 @@ comment on column rebalance_plan.band_relative is 'Trade also what is further th
 comment on column rebalance_plan.to_band_edge is 'Trade back to the edge of the band, not to the target.';
 comment on column rebalance_plan.min_order_value is 'Orders worth less are left out.';
 comment on column rebalance_plan.whole_units is 'Targets are whole units.';
+comment on column rebalance_plan.instalments is 'As in sip_plan.';
 
 create table target_weight (
   user_id bigint not null,
@@ -84,7 +89,7 @@ create table sip_plan (
   roll holiday_roll not null default 'NEXT',
   catch_up catch_up_policy not null default 'ONCE',
   end_date plan_date,
-  instalments positive_count,
+  instalments plan_length,
   step_up_percent numeric(9,4),
   step_up_amount positive_amount,
   step_up_every positive_count,
@@ -110,6 +115,7 @@ create table sip_plan (
   constraint sip_plan_counts_slots_that_ended check (base_slot between 0 and next_slot and skipped_funds between 0 and next_slot)
 ) with (fillfactor = 80);
 comment on table sip_plan is 'A systematic investment plan: buy for amount at every slot, one symbol, a basket or what a rebalance plan lacks. Slot k''s date is a pure function of start_date, frequency and k.';
+comment on column sip_plan.instalments is 'How many slots the plan has; null = no end but end_date. end_sip sets it to those that have ended.';
 comment on column sip_plan.next_slot is 'The first slot that has not ended.';
 comment on column sip_plan.last_date is 'DAILY: the nominal date of slot next_slot - 1, from which the later ones are counted; null = count from start_date.';
 comment on column sip_plan.residual is 'whole_units: money left from the last slots, added to the next.';

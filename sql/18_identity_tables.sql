@@ -3,11 +3,12 @@
 set local search_path = public, pg_temp;
 
 create table user_login (
-  role_name name constraint user_login_pkey primary key,
-  user_id bigint not null constraint user_login_of_user references app_user on delete cascade
+  role_name name,
+  user_id bigint constraint user_login_of_user references app_user on delete cascade,
+  constraint user_login_pkey primary key (role_name, user_id)
 );
 create index user_login_by_user on user_login (user_id);
-comment on table user_login is 'Whose runs a person sees and moves who logs in to the server as this role.';
+comment on table user_login is 'Whose runs somebody sees and moves who logs in to the server as this role; one person may have several users.';
 
 create table api_key (
   key_id bigint generated always as identity constraint api_key_pkey primary key,

@@ -18,9 +18,9 @@ begin
         -- without a password it can log in only where the server asks for none
         alter role papertick_api login;
         grant papertick_user to papertick_api;
-        alter role papertick_api set statement_timeout = '60s';
-        alter role papertick_api set lock_timeout = '10s';
-        alter role papertick_api set idle_in_transaction_session_timeout = '30s';
+        alter role papertick_api set statement_timeout = '10s';
+        alter role papertick_api set lock_timeout = '2s';
+        alter role papertick_api set idle_in_transaction_session_timeout = '5s';
       end if;
     exception when duplicate_object or unique_violation then
       null; -- another database of this server was quicker
@@ -33,26 +33,27 @@ end $$;
 create function engine.own(p_tables text[], p_verbs text[], p_has_roles boolean) returns void
 language plpgsql as $$
 declare
-  v_is_superuser constant boolean := (select r.rolsuper from pg_roles r where r.rolname = current_user);
-  v record;
+  v_gives constant boolean := p_has_roles and (select r.rolsuper from pg_roles r where r.rolname = current_user);
+  v_relation regclass;
+  v_routine regprocedure;
 begin
-  for v in
-    select 'table ' || t.name as object, false as is_routine from unnest(p_tables) t (name)
-    union all
-    select 'view ' || c.oid::regclass, false from pg_class c
-     where c.relkind = 'v' and (c.relnamespace = 'engine'::regnamespace or c.oid = 'public.violations'::regclass)
-    union all
-    select 'routine ' || p.oid::regprocedure, true from pg_proc p
+  for v_routine in
+    select p.oid::regprocedure from pg_proc p
      where p.pronamespace = 'engine'::regnamespace or p.pronamespace = 'public'::regnamespace and p.proname = any (p_verbs)
   loop
-    if v.is_routine then
-      execute format('revoke execute on %s from public', v.object);
-    end if;
-    if v_is_superuser and p_has_roles then
-      execute format('alter %s owner to papertick_owner', v.object);
+    execute format('revoke execute on routine %s from public', v_routine);
+    if v_gives then
+      execute format('alter routine %s owner to papertick_owner', v_routine);
     end if;
   end loop;
-  if v_is_superuser and p_has_roles then
+  if v_gives then
+    for v_relation in
+      select c.oid::regclass from pg_class c
+       where c.relkind = 'v' and (c.relnamespace = 'engine'::regnamespace or c.oid = 'public.violations'::regclass)
+          or c.relkind = 'r' and c.relnamespace = 'public'::regnamespace and c.relname = any (p_tables)
+    loop
+      execute format('alter table %s owner to papertick_owner', v_relation);
+    end loop;
     alter schema engine owner to papertick_owner;
     revoke create on schema public from public;
   end if;

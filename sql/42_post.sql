@@ -101,7 +101,6 @@ end $$;
 -- guards act once a statement and not once a row (95_triggers). Nothing is ever read from it.
 create view engine.posting as
   select null::text as feed, null::engine.context[] as contexts, null::engine.span[] as spans;
-grant insert on engine.posting to public;
 
 -- writes: every per-run table
 create function engine.write_posting() returns trigger

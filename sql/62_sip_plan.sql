@@ -92,6 +92,19 @@ begin
   perform engine.require(found, format('argument=sip_id value=%s must_be=a_sip_of_the_run', p_sip_id));
 end $$;
 
+-- The plan is over: it has the slots that have ended, and no more.
+-- writes: sip_plan
+create function engine.end_sip(p_user_id bigint, p_run_id bigint, p_sip_id bigint) returns void
+language plpgsql as $$
+declare
+  c engine.context := engine.open_run(p_user_id, p_run_id);
+begin
+  perform engine.require_running(c);
+  update sip_plan p set instalments = least(p.instalments, p.next_slot)
+   where p.user_id = p_user_id and p.run_id = p_run_id and p.sip_id = p_sip_id;
+  perform engine.require(found, format('argument=sip_id value=%s must_be=a_sip_of_the_run', p_sip_id));
+end $$;
+
 -- The dates of a pause: from the plan's start if there is no p_from, for good if there is no p_to; empty without both.
 create function engine.pause_dates(p_plan sip_plan, p_from date, p_to date) returns datemultirange
 language plpgsql as $$

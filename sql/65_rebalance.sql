@@ -77,7 +77,7 @@ begin
   for i in 1 .. coalesce(cardinality(c.rebalances), 0) loop
     v_plan := c.rebalances[i];
     v_end := engine.first_slot_not_due(c.calendar, v_plan.start_date, v_plan.frequency, 'NEXT', v_plan.next_slot,
-                                       null, null, v_date, v_plan.next_slot - 1, v_plan.last_date);
+                                       v_plan.instalments, null, v_date, v_plan.next_slot - 1, v_plan.last_date);
     continue when v_end = v_plan.next_slot;
     continue when not exists (
       select from target_weight w
@@ -141,4 +141,17 @@ begin
   insert into target_weight (user_id, run_id, plan_id, symbol, weight)
   select p_user_id, p_run_id, v_plan_id, w.key, w.value::numeric from jsonb_each(p_weights) w;
   return v_plan_id;
+end $$;
+
+-- As engine.end_sip. Its weights stay, for SIPs that buy towards them.
+-- writes: rebalance_plan
+create function engine.end_rebalance(p_user_id bigint, p_run_id bigint, p_plan_id bigint) returns void
+language plpgsql as $$
+declare
+  c engine.context := engine.open_run(p_user_id, p_run_id);
+begin
+  perform engine.require_running(c);
+  update rebalance_plan p set instalments = least(p.instalments, p.next_slot)
+   where p.user_id = p_user_id and p.run_id = p_run_id and p.plan_id = p_plan_id;
+  perform engine.require(found, format('argument=plan_id value=%s must_be=a_rebalance_plan_of_the_run', p_plan_id));
 end $$;

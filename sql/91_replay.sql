@@ -32,7 +32,7 @@ begin
     continue when p_time is not null and (c.due[v_sips + i] <= p_time) is not true;
     v_rebalance := c.rebalances[i];
     c.due[v_sips + i] := engine.next_due_date(c.calendar, v_rebalance.start_date, v_rebalance.frequency, 'NEXT',
-                                              v_rebalance.next_slot, null, null, v_rebalance.next_slot - 1, v_rebalance.last_date)::timestamp at time zone c.time_zone - interval '3 hours';
+                                              v_rebalance.next_slot, v_rebalance.instalments, null, v_rebalance.next_slot - 1, v_rebalance.last_date)::timestamp at time zone c.time_zone - interval '3 hours';
   end loop;
   return c;
 end $$;

@@ -51,7 +51,7 @@ begin
       from unnest(p_user_ids, p_run_ids) r (user_id, run_id)
      cross join lateral (select p.* from sip_plan p where p.user_id = r.user_id and p.run_id = r.run_id offset 0) p
     union all
-    select p.user_id, p.run_id, p.start_date, p.frequency, 'NEXT', p.next_slot, null, null, p.last_date
+    select p.user_id, p.run_id, p.start_date, p.frequency, 'NEXT', p.next_slot, p.instalments, null, p.last_date
       from unnest(p_user_ids, p_run_ids) r (user_id, run_id)
      cross join lateral (select p.* from rebalance_plan p where p.user_id = r.user_id and p.run_id = r.run_id offset 0) p
   loop

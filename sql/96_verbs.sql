@@ -190,3 +190,21 @@ begin
     p_band_relative, p_to_band_edge, p_min_order_value, p_whole_units);
 end $$;
 comment on function create_rebalance is 'create_rebalance(user, run, weights, frequency, start, band, …) → plan_id. weights is {"SYMBOL": share of equity}, at most 1 in sum. Trade only what is further from its target than band (a share of equity) or band_relative (a share of the target), beyond either; to_band_edge: only back to that edge. Orders worth less than min_order_value are left out. TE201 for an unknown symbol.';
+
+create or replace function end_sip(p_user_id bigint, p_run_id bigint, p_sip_id bigint) returns void
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+begin
+  perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
+  perform engine.end_sip(p_user_id, p_run_id, p_sip_id);
+end $$;
+comment on function end_sip is 'end_sip(user, run, sip_id): the plan has no more slots; what was due and had not ended is not bought. Nothing happens to a plan that is over. TE101 for an unknown plan, TE001.';
+
+create or replace function end_rebalance(p_user_id bigint, p_run_id bigint, p_plan_id bigint) returns void
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+begin
+  perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
+  perform engine.end_rebalance(p_user_id, p_run_id, p_plan_id);
+end $$;
+comment on function end_rebalance is 'end_rebalance(user, run, plan_id): the plan has no more slots. Its weights stay, for SIPs that buy towards them. TE101 for an unknown plan, TE001.';

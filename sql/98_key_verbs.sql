@@ -85,11 +85,16 @@ language plpgsql security definer set search_path = public, pg_temp as $$
 begin
   perform from public.strategy_run where false;
   perform engine.require_admin('map_login');
-  if p_user_id is null then
-    delete from user_login l where l.role_name = p_role_name;
-  else
-    insert into user_login (role_name, user_id) values (p_role_name, p_user_id)
-        on conflict (role_name) do update set user_id = excluded.user_id;
-  end if;
+  insert into user_login (role_name, user_id) values (p_role_name, p_user_id) on conflict do nothing;
 end $$;
-comment on function map_login is 'map_login(role, user): who logs in to the server as this role sees and moves this user''s runs, and no others; null takes it back. The role itself is made with: create role … login in role papertick_user. For an administrator. 23503 for an unknown user.';
+comment on function map_login is 'map_login(role, user): who logs in to the server as this role sees and moves the runs of this user, and of no others than those it is mapped to. The role itself is made with: create role … login in role papertick_user. For an administrator. 23503 for an unknown user.';
+
+create or replace function unmap_login(p_role_name name, p_user_id bigint) returns boolean
+language plpgsql security definer set search_path = public, pg_temp as $$
+begin
+  perform from public.strategy_run where false;
+  perform engine.require_admin('unmap_login');
+  delete from user_login l where l.role_name = p_role_name and l.user_id = p_user_id;
+  return found;
+end $$;
+comment on function unmap_login is 'unmap_login(role, user) → whether map_login had mapped it. For an administrator.';

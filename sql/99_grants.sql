@@ -15,9 +15,9 @@ declare
   c_readers constant text[] := array['equity_at', 'equity_between', 'run_digest', 'replay_diff', 'performance', 'performance_reasons',
     'performance_by_symbol', 'drawdowns', 'explain_order', 'run_violations', 'all_violations'];
   c_users constant text[] := array['start_run', 'stop_run', 'fail_run', 'fork_run', 'place_order', 'place_oco', 'replace_order', 'cancel_order', 'preview_order',
-    'create_sip', 'change_sip', 'pause_sip', 'resume_sip', 'preview_sip', 'create_rebalance', 'set_risk_limit', 'forbid_symbol', 'tick', 'replay', 'replay_part',
+    'create_sip', 'change_sip', 'pause_sip', 'resume_sip', 'preview_sip', 'end_sip', 'create_rebalance', 'end_rebalance', 'set_risk_limit', 'forbid_symbol', 'tick', 'replay', 'replay_part',
     'match_orders', 'try_execute_sip', 'try_rebalance', 'log_mtm', 'record_equity', 'list_keys', 'revoke_key'];
-  c_api constant text[] := array['authenticate', 'claim_answer', 'keep_answer', 'create_user', 'create_key', 'map_login', 'tick_all', 'forget_answers'];
+  c_api constant text[] := array['authenticate', 'claim_answer', 'keep_answer', 'create_user', 'create_key', 'map_login', 'unmap_login', 'tick_all', 'forget_answers'];
   v record;
   v_has_roles boolean;
 begin
@@ -30,7 +30,9 @@ begin
     execute format('drop policy if exists owner_has_all on %I', v.name);
     execute format('create policy owner_has_all on %I to %I using (true)', v.name,
                    (select pg_get_userbyid(c.relowner) from pg_class c where c.oid = v.name::regclass));
-    execute format('alter table %I force row level security', v.name);
+    -- an owner whom somebody logs in as would be forced into nothing but a pg_dump that refuses to run
+    execute format('alter table %I %s row level security', v.name,
+                   case when (select pg_get_userbyid(c.relowner) from pg_class c where c.oid = v.name::regclass) = 'papertick_owner' then 'force' else 'no force' end);
   end loop;
   if not v_has_roles then
     return;

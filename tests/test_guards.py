@@ -515,7 +515,7 @@ def columns_of(conn: Conn, types: str) -> list[tuple[str, str]]:
         "select c.relname, a.attname from pg_attribute a join pg_class c on c.oid = a.attrelid"
         " join pg_type t on t.oid = a.atttypid left join pg_type b on b.oid = t.typbasetype"
         " where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and a.attnum > 0"
-        " and not a.attisdropped and coalesce(b.typname, t.typname) ~ %s and c.relname <> 'schema_version'"
+        " and not a.attisdropped and coalesce(b.typname, t.typname) ~ %s and c.relname not in ('schema_version', 'api_key', 'api_answer', 'acting')"
         " order by 1, 2"
     )
     return conn.execute(query, [f"^({types})$"]).fetchall()

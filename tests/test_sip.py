@@ -1397,3 +1397,51 @@ def test_a_slot_that_was_ended_by_hand_leaves_the_residual(tx: Conn) -> None:
     assert run.orders() == []
     run.tick(DAY2)
     assert run.table("next_slot, residual, paused", "sip_plan", "1") == [(2, 10, False)]
+
+
+# --- the end of a plan -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ticked", [0, 2])
+def test_a_plan_that_is_ended_has_no_more_slots(tx: Conn, ticked: int) -> None:
+    """By tick, replay and tick_all alike, and a SIP and a rebalance alike."""
+    market = Market(tx)
+    times = daily(market, "A", "2024-01-01", "2024-01-05")
+    runs = [Run(market) for _ in range(3)]
+    for run in runs:
+        run.sip("A", 100, "DAILY", "2024-01-01")
+        run.rebalance('{"A": 0.5}', "DAILY", "2024-01-01")
+        run.sip("A", 100, "DAILY", "2024-01-01", end="2024-01-04")
+        for time in times[:ticked]:
+            run.tick(time)
+        for _ in range(2):  # the second time nothing happens
+            assert run.call("end_sip", sip_id=1) == ""
+            assert run.call("end_rebalance", plan_id=1) == ""
+    for time in times[ticked:]:
+        runs[0].tick(time)
+        tx.execute("call tick_all(%s, %s)", [market.at(time), market.feed])
+    replay(runs[1], "2024-01-01", "2024-01-05")
+    for run in runs:
+        ended = run.table("event_type, event_key", "event_ledger", "1, 2")
+        assert [key for kind, key in ended if kind == "SIP_EXECUTED" and key.startswith("1:")] == [
+            f"1:{n}" for n in range(ticked)
+        ]
+        assert [key for kind, key in ended if kind == "SIP_EXECUTED" and key.startswith("2:")] == [
+            f"2:{n}" for n in range(4)
+        ]
+        assert [key for kind, key in ended if kind == "REBALANCED"] == [f"1:{n}" for n in range(ticked)]
+        assert run.table("instalments", "sip_plan", "sip_id") == [(ticked,), (None,)]
+    assert len({val(tx, "select run_digest(%s, %s)", *run.key) for run in runs}) == 1
+    assert val(tx, "select count(*) from violations") == 0
+
+
+def test_ending_a_plan_refuses_what_is_none(tx: Conn) -> None:
+    run = Run(Market(tx, symbols=["A"]))
+    run.sip("A", 100, "DAILY", "2024-01-01")
+    with refused(tx, "TE101"):
+        run.call("end_sip", sip_id=2)
+    with refused(tx, "TE101"):
+        run.call("end_rebalance", plan_id=1)
+    run.call("stop_run")
+    with refused(tx, "TE001"):
+        run.call("end_sip", sip_id=1)
