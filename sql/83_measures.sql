@@ -3,10 +3,10 @@ set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
 -- What became of one symbol. is_traced: its trades alone account for the units held, so that each sale's gain is known.
--- times, amounts: the cash of its trades.
+-- was_short: it was sold short at some time. times, amounts: the cash of its trades.
 create type engine.book as (
   symbol text, quantity numeric, cost_basis numeric, realized_pnl numeric, bought numeric, sold numeric, fees numeric,
-  trades bigint, sales bigint, wins bigint, is_traced boolean, last_time timestamptz, times timestamptz[], amounts numeric[]
+  trades bigint, sales bigint, wins bigint, is_traced boolean, was_short boolean, last_time timestamptz, times timestamptz[], amounts numeric[]
 );
 
 -- Each trade with its cash, and with what it realized if it closes, by the rule that booked it; a split moves units and
@@ -76,11 +76,12 @@ language sql stable
 begin atomic
   select coalesce(p.symbol, t.symbol), p.quantity, p.cost_basis, p.realized_pnl, coalesce(t.bought, 0), coalesce(t.sold, 0),
          coalesce(t.fees, 0), coalesce(t.trades, 0), coalesce(t.sales, 0), coalesce(t.wins, 0),
-         coalesce(t.sales = t.known and t.held = p.quantity, false), t.last_time, t.times, t.amounts
+         coalesce(t.sales = t.known and t.held = p.quantity, false), 
+         coalesce(t.was_short and (select r.initial_margin is not null from strategy_run r where r.user_id = p_user_id and r.run_id = p_run_id), false), t.last_time, t.times, t.amounts
     from (select p.symbol, p.quantity, p.cost_basis, p.realized_pnl from paper_position p where p.user_id = p_user_id and p.run_id = p_run_id) p
     full join (select g.symbol, sum(g.value) filter (where g.side = 'BUY') as bought, sum(g.value) filter (where g.side = 'SELL') as sold,
                       sum(g.fees) as fees, count(*) as trades, count(*) filter (where g.is_closing) as sales, count(g.gain) as known,
-                      count(*) filter (where g.gain > 0) as wins, (array_agg(g.held order by g.trade_id desc))[1] as held,
+                      count(*) filter (where g.gain > 0) as wins, bool_or(g.held < 0) as was_short, (array_agg(g.held order by g.trade_id desc))[1] as held,
                       max(g.logical_time) as last_time, array_agg(g.logical_time order by g.trade_id) as times,
                       array_agg(g.amount order by g.trade_id) as amounts
                  from engine.trade_gains(p_user_id, p_run_id, p_scale) g group by g.symbol) t on t.symbol = p.symbol
@@ -95,7 +96,8 @@ return engine.measured(case when p_is_traced then p_wins / nullif(p_sales, 0) en
 
 -- Money-weighted returns, on what is flows and on what is left at the last mark: of the account, external flows against
 -- equity; of what was put to work, all other cash (trades, dividends, cash in lieu, costs of carry) against market value.
-create function engine.money_weighted_measures(c engine.curve) returns table (metric text, measure engine.measure)
+-- The flows of a short sale are those of a loan: the rate that solves them is what it cost, and no return.
+create function engine.money_weighted_measures(c engine.curve, p_was_short boolean) returns table (metric text, measure engine.measure)
 language plpgsql stable as $$
 begin
   if c.times is null then
@@ -110,7 +112,8 @@ begin
   )
   select 'xirr', (select engine.xirr_measure(array_agg(f.at) || c.upto, array_agg(-f.amount) || c.equity) from flow f where f.is_external)
   union all
-  select 'xirr_invested', (select engine.xirr_measure(array_agg(f.at) || c.upto, array_agg(f.amount) || c.market_value) from flow f where not f.is_external);
+  select 'xirr_invested', case when p_was_short then engine.measured(null, 'SHORT_POSITION') else (
+    select engine.xirr_measure(array_agg(f.at) || c.upto, array_agg(f.amount) || c.market_value) from flow f where not f.is_external) end;
 end $$;
 
 -- Every metric of a run, each a value or the reason why it has none.
@@ -127,7 +130,7 @@ begin
   select coalesce(sum(k.bought), 0) as bought, coalesce(sum(k.sold), 0) as sold, coalesce(sum(k.fees), 0) as fees, coalesce(sum(k.trades), 0) as trades,
          coalesce(sum(k.sales), 0) as sales, coalesce(sum(k.wins), 0) as wins, bool_and(k.is_traced) filter (where k.sales > 0) as is_traced,
          coalesce(sum(k.realized_pnl), 0) as realized_pnl, coalesce(sum(k.cost_basis), 0) as cost_basis,
-         case when bool_or(k.quantity is null) then 'NO_POSITION' end as reason, coalesce(max(k.last_time) > c.upto, false) as is_ahead
+         case when bool_or(k.quantity is null) then 'NO_POSITION' end as reason, coalesce(max(k.last_time) > c.upto, false) as is_ahead, coalesce(bool_or(k.was_short), false) as was_short
     into b from engine.books(p_user_id, p_run_id, c.scale) k;
   return query values
     ('funded', engine.measured((select sum(l.amount) from cash_ledger l
@@ -144,7 +147,7 @@ begin
                                        coalesce(v_reason, b.reason, 'TRADED_SINCE_MARK'))),
     ('hit_rate', engine.hit_measure(b.sales, b.wins, b.is_traced));
   return query select * from engine.exposure_measures(c, b.bought, b.sold);
-  return query select * from engine.money_weighted_measures(c);
+  return query select * from engine.money_weighted_measures(c, b.was_short);
   return query values ('twr', v_twr), ('cagr', v_cagr), ('max_drawdown', v_fall), ('calmar', engine.calmar_measure(v_cagr, v_fall));
   return query select * from engine.period_measures(c);
 end $$;
@@ -189,7 +192,7 @@ begin
      (8, 'fees', b.fees),
      (9, 'trades', b.trades::numeric),
      (10, 'hit_rate', (engine.hit_measure(b.sales, b.wins, b.is_traced)).value),
-     (11, 'xirr', case when v.market_value is not null and array_position(b.amounts, null) is null
+     (11, 'xirr', case when v.market_value is not null and array_position(b.amounts, null) is null and not b.was_short
                        then engine.xirr(b.times || v_upto, b.amounts || v.market_value) end)
    ) m (ordinal, metric, value)
    order by b.ordinality, m.ordinal;

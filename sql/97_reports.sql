@@ -56,7 +56,7 @@ begin
   perform engine.require_readable(p_user_id, p_run_id);
   return query select * from engine.performance_reasons(p_user_id, p_run_id);
 end $$;
-comment on function performance_reasons is 'performance_reasons(user, run) → (metric, reason) for each metric of performance that is null. NO_MARK: never ticked. NO_FLOW: no cash has moved. NOT_FUNDED: nothing had come in by the first mark. ONE_DIRECTION_ONLY: money only went in, or only came out. NO_ROOT, SEVERAL_ROOTS: no rate solves the flows, or more than one. RATE_OUT_OF_RANGE: too large for a number. SHORT_SPAN: less than a day. TOO_FEW_PERIODS: fewer than two sessions marked, or three for what is annualised. EQUITY_NOT_POSITIVE: equity fell to nothing or below. NO_VARIATION, NO_DOWNSIDE, NO_DRAWDOWN: nothing to divide by. NO_SALE. NO_POSITION: trades without paper_position. UNITS_NOT_FROM_TRADES: trades and their cash do not account for the units held. TRADED_SINCE_MARK: cost and market value are of different times.';
+comment on function performance_reasons is 'performance_reasons(user, run) → (metric, reason) for each metric of performance that is null. NO_MARK: never ticked. NO_FLOW: no cash has moved. NOT_FUNDED: nothing had come in by the first mark. ONE_DIRECTION_ONLY: money only went in, or only came out. NO_ROOT, SEVERAL_ROOTS: no rate solves the flows, or more than one. RATE_OUT_OF_RANGE: too large for a number. SHORT_SPAN: less than a day. TOO_FEW_PERIODS: fewer than two sessions marked, or three for what is annualised. EQUITY_NOT_POSITIVE: equity fell to nothing or below. NO_VARIATION, NO_DOWNSIDE, NO_DRAWDOWN: nothing to divide by. NO_SALE. SHORT_POSITION: something was sold short, whose flows are those of a loan. NO_POSITION: trades without paper_position. UNITS_NOT_FROM_TRADES: trades and their cash do not account for the units held. TRADED_SINCE_MARK: cost and market value are of different times.';
 
 create or replace function performance_by_symbol(p_user_id bigint, p_run_id bigint) returns table (symbol text, metric text, value numeric)
 language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
@@ -65,7 +65,7 @@ begin
   perform engine.require_readable(p_user_id, p_run_id);
   return query select * from engine.symbol_measures(p_user_id, p_run_id);
 end $$;
-comment on function performance_by_symbol is 'performance_by_symbol(user, run) → (symbol, metric, value) for every symbol ever traded or held: quantity, cost_basis, market_value (at the last close known to the run), realized_pnl, unrealized_pnl, bought, sold, fees, trades, hit_rate, and xirr of its own trades. Dividends are not in it: the cash ledger books them to the run.';
+comment on function performance_by_symbol is 'performance_by_symbol(user, run) → (symbol, metric, value) for every symbol ever traded or held: quantity, cost_basis, market_value (at the last close known to the run), realized_pnl, unrealized_pnl, bought, sold, fees, trades, hit_rate, and xirr of its own trades, null where it was sold short. Dividends are not in it: the cash ledger books them to the run.';
 
 create or replace function drawdowns(p_user_id bigint, p_run_id bigint)
 returns table (peak_time timestamptz, trough_time timestamptz, recovery_time timestamptz, depth numeric)

@@ -756,3 +756,25 @@ def test_tick_all_leaves_quiet_cash_runs_quiet_and_ticks_margin_runs_whole(tx: C
     assert rows(tx, busy, list(users), list(ids), market.feed, at(WEEK[2])) == [(margin.user_id,)]
     drive(cash, "tick_all", WEEK[1:3])
     assert closings(margin) == [("01-04 16:00", "A", "BUY", 150, 150)]
+
+
+def test_what_was_sold_short_has_no_return_on_what_was_put_in(tx: Conn) -> None:
+    """Its flows are those of a loan: the rate that solves them is what it cost. Equity knows better."""
+    market = Market(tx)
+    market.bars("A", {"2024-01-01 12:00": 100, "2024-01-02 12:00": 100, "2024-12-31 12:00": "63.7"})
+    market.bars("B", {"2024-01-01 12:00": 10, "2024-01-02 12:00": 10, "2024-12-31 12:00": 11})
+    run = Run(market, 10_000, initial_margin="0.5", maintenance_margin="0.25")
+    run.tick("2024-01-01 12:00")
+    run.place("B", "BUY", 1)
+    run.place("A", "SELL", 50)
+    run.tick("2024-01-02 12:00")
+    run.place("A", "BUY", 50)
+    run.tick("2024-12-31 12:00")
+    found = dict(rows(tx, "select metric, value from performance(%s, %s)", *run.key))
+    assert found["xirr_invested"] is None
+    assert 0.18 < found["xirr"] < 0.19
+    reasons = dict(rows(tx, "select * from performance_reasons(%s, %s)", *run.key))
+    assert reasons["xirr_invested"] == "SHORT_POSITION"
+    by_symbol = {(s, m): v for s, m, v in rows(tx, "select * from performance_by_symbol(%s, %s)", *run.key)}
+    assert by_symbol["A", "xirr"] is None
+    assert by_symbol["B", "xirr"] > 0
