@@ -167,12 +167,16 @@ begin
   return v_close;
 end $$;
 
+-- So long before p_time, a day being 24 hours whatever the session's TimeZone makes of it.
+create function engine.earlier(p_time timestamptz, p_by interval) returns timestamptz
+language sql immutable return ((p_time at time zone 'UTC') - p_by) at time zone 'UTC';
+
 -- The last close at p_time, if it may be traded on: null when there is none, or its bar is older than p_max_age.
 create function engine.tradable_close(p_feed text, p_symbol text, p_time timestamptz, p_max_age interval) returns numeric
 language plpgsql stable as $$
 begin
   if p_max_age is not null and not exists (select from price_bar b where b.feed = p_feed and b.symbol = p_symbol
-                                              and b.logical_time between p_time - p_max_age and p_time) then
+                                              and b.logical_time between engine.earlier(p_time, p_max_age) and p_time) then
     return null;
   end if;
   return engine.last_close(p_feed, p_symbol, p_time);

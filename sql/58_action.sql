@@ -3,6 +3,11 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
+-- What names an action in the event ledger; the same in every session, whatever its DateStyle.
+create function engine.action_key(p_symbol text, p_ex_date date) returns text
+language sql immutable
+return p_symbol || ':' || extract(year from p_ex_date) || '-' || lpad(extract(month from p_ex_date)::text, 2, '0') || '-' || lpad(extract(day from p_ex_date)::text, 2, '0');
+
 -- Symbols that the run holds or may come to hold or trade.
 create function engine.symbols_of_interest(c engine.context) returns text[]
 language plpgsql stable as $$
@@ -18,12 +23,13 @@ end $$;
 
 -- The actions that fall due after the run's last tick and up to p_to, each with its bar time: a split and the ex-date of a
 -- dividend count from the symbol's first bar on or after the date, so that position and price change together; a
--- payment from the feed's first bar time. Dates are the market's. A row that is loaded after its time is not applied.
+-- payment from the feed's first bar time. Dates are the market's. A row that is loaded after its time is not applied, nor
+-- one for which the symbol has no bar for a month: it is no longer traded.
 create function engine.due_actions(c engine.context, p_to timestamptz)
 returns table (logical_time timestamptz, ordinal int, symbol text, ex_date date)
 language plpgsql stable as $$
 declare
-  v_after timestamptz := greatest(c.last_logical_time, c.closed_through, c.acted_through);
+  v_after timestamptz := greatest(c.last_logical_time, c.step_logical_time, c.closed_through, c.acted_through);
 begin
   if c.is_adjusted or c.last_logical_time is null then
     return;
@@ -36,10 +42,11 @@ begin
        and x.ex_date > (a.after at time zone a.zone)::date - 31
      cross join lateral (select b.logical_time from price_bar b
                           where b.feed = a.feed and b.symbol = x.symbol and b.logical_time >= (x.ex_date::timestamp at time zone a.zone)
+                            and b.logical_time < ((x.ex_date + 31)::timestamp at time zone a.zone)
                           order by b.logical_time limit 1) b
      where b.logical_time > a.after and b.logical_time <= a.upto
        and not exists (select from event_ledger v where v.user_id = c.user_id and v.run_id = c.run_id
-                          and v.event_type = x.action_type and v.event_key = x.symbol || ':' || x.ex_date)
+                          and v.event_type = x.action_type and v.event_key = engine.action_key(x.symbol, x.ex_date))
     union all
     select b.logical_time::timestamptz, 3, d.symbol, d.ex_date
       from dividend_due d
@@ -66,7 +73,7 @@ language plpgsql as $$
 begin
   update paper_order o
      set quantity = case when q.remaining > 0 then o.filled_quantity + q.remaining else o.quantity end, status = case when q.remaining > 0 then o.status else 'CANCELED' end,
-         closed_time = case when q.remaining = 0 then p_time end,
+         closed_time = case when q.remaining = 0 then p_time end, seen_time = case when q.remaining > 0 then o.seen_time end,
          limit_price = engine.split_price(o.limit_price, p_numerator, p_denominator, i.price_tick, o.side = 'SELL'),
          stop_price = engine.split_price(o.stop_price, p_numerator, p_denominator, case when o.order_type <> 'TRAILING_STOP' then i.price_tick end, o.side = 'BUY'),
          trail_amount = engine.split_price(o.trail_amount, p_numerator, p_denominator, null, false),
@@ -90,6 +97,23 @@ return case when p_price is not null then greatest(coalesce(p_tick, 0.00000001),
   when p_is_up then ceil(p_price * p_denominator / p_numerator / p_tick) * p_tick
   else floor(p_price * p_denominator / p_numerator / p_tick) * p_tick end) end;
 
+-- The last close before p_time, as it would read after this split and those that came before it at the same time.
+create function engine.restated_close(c engine.context, p_time timestamptz, x corporate_action) returns numeric
+language plpgsql stable as $$
+declare
+  v_numerator numeric := x.ratio_numerator::numeric;
+  v_denominator numeric := x.ratio_denominator::numeric;
+  v record;
+begin
+  for v in select (e.payload ->> 'numerator')::numeric as numerator, (e.payload ->> 'denominator')::numeric as denominator
+             from event_ledger e
+            where e.user_id = c.user_id and e.run_id = c.run_id and e.event_type = 'SPLIT' and e.logical_time = p_time and e.payload ->> 'symbol' = x.symbol loop
+    v_numerator := v_numerator * v.numerator;
+    v_denominator := v_denominator * v.denominator;
+  end loop;
+  return round(engine.last_close(c.feed, x.symbol, p_time - interval '1 microsecond') * v_denominator / v_numerator, 8);
+end $$;
+
 -- A split or bonus of p_numerator new units for p_denominator old ones: the position follows, down to the step; the
 -- fraction is paid out at the last close before, restated, and takes its share of the cost with it.
 -- writes: paper_position, paper_order, cash_ledger, event_ledger
@@ -100,9 +124,10 @@ declare
   v_old numeric := coalesce(c.quantities[i], 0);
   v_exact numeric := v_old * x.ratio_numerator / x.ratio_denominator;
   v_new numeric := (select engine.units_for(v_old * x.ratio_numerator, x.ratio_denominator, s.quantity_step) from instrument s where s.symbol = x.symbol);
-  v_price numeric := round(engine.last_close(c.feed, x.symbol, p_time - interval '1 microsecond') * x.ratio_denominator / x.ratio_numerator, 8);
+  v_price numeric := engine.restated_close(c, p_time, x);
   v_cash numeric := coalesce(engine.value(v_exact - v_new, v_price, c.scale), 0);
   v_cost numeric := 0::numeric;
+  v_has_orders boolean;
 begin
   if v_old <> 0 then
     v_cost := case when v_new = 0 then c.cost_bases[i] else round(c.cost_bases[i] * (v_exact - v_new) / v_exact, c.scale) end;
@@ -117,11 +142,14 @@ begin
       c := engine.book_cash(c, p_time, v_cash, 'CASH_IN_LIEU');
     end if;
   end if;
-  if not engine.split_orders(c, x.symbol, p_time, x.ratio_numerator, x.ratio_denominator) and v_old = 0 then
+  -- a statement of its own: within a condition that is false anyway the planner would leave it out
+  v_has_orders := engine.split_orders(c, x.symbol, p_time, x.ratio_numerator, x.ratio_denominator);
+  if v_old = 0 and not v_has_orders then
     return c;
   end if;
+  c.has_written := true;
   insert into event_ledger (user_id, run_id, logical_time, event_type, event_key, payload)
-  values (c.user_id, c.run_id, p_time, 'SPLIT', x.symbol || ':' || x.ex_date, jsonb_strip_nulls(jsonb_build_object(
+  values (c.user_id, c.run_id, p_time, 'SPLIT', engine.action_key(x.symbol, x.ex_date), jsonb_strip_nulls(jsonb_build_object(
     'symbol', x.symbol, 'numerator', x.ratio_numerator, 'denominator', x.ratio_denominator, 'quantity', trim_scale(v_old),
     'units', trim_scale(v_new - v_old), 'cost', nullif(trim_scale(v_cost), 0), 'cash_in_lieu', nullif(trim_scale(v_cash), 0),
     'entry_id', case when v_cash <> 0 then c.last_entry_id end)));
@@ -151,8 +179,9 @@ begin
     insert into dividend_due (user_id, run_id, symbol, ex_date, pay_date, quantity, amount)
     values (c.user_id, c.run_id, x.symbol, x.ex_date, x.pay_date, v_held, engine.value(v_held, x.amount, c.scale));
     insert into event_ledger (user_id, run_id, logical_time, event_type, event_key, payload)
-    values (c.user_id, c.run_id, p_time, 'DIVIDEND', x.symbol || ':' || x.ex_date, jsonb_build_object(
+    values (c.user_id, c.run_id, p_time, 'DIVIDEND', engine.action_key(x.symbol, x.ex_date), jsonb_build_object(
       'symbol', x.symbol, 'quantity', trim_scale(v_held), 'per_unit', trim_scale(x.amount), 'pay_date', x.pay_date));
+    c.has_written := true;
   end if;
   return c;
 end $$;
@@ -173,6 +202,7 @@ begin
   end if;
   update dividend_due x set paid_time = p_time, entry_id = d.entry_id
    where x.user_id = c.user_id and x.run_id = c.run_id and x.symbol = p_symbol and x.ex_date = p_ex_date;
+  c.has_written := true;
   if (c.terms).reinvest_dividends and d.amount > 0 and engine.is_market_open(c.calendar, p_time) then
     c := engine.with_limits(c);
     v_price := engine.tradable_close(c.feed, p_symbol, p_time, (c.terms).max_price_age);
@@ -212,7 +242,6 @@ begin
   c.acted_through := p_time;
   c.closed_through := greatest(c.closed_through, p_time - interval '1 microsecond');
   c.knows_limits := false;
-  c.has_written := true;
   return c;
 end $$;
 

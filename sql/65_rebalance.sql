@@ -83,7 +83,7 @@ begin
       select from target_weight w
        where w.user_id = c.user_id and w.run_id = c.run_id and w.plan_id = v_plan.plan_id
          and exists (select from price_bar b where b.feed = c.feed and b.symbol = w.symbol and b.logical_time <= p_time
-                        and b.logical_time >= coalesce(p_time - (c.terms).max_price_age, '-infinity')));
+                        and b.logical_time >= coalesce(engine.earlier(p_time, (c.terms).max_price_age), '-infinity')));
 
     c := engine.with_limits(c);
     for v_slot in v_plan.next_slot .. v_end - 1 loop

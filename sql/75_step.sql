@@ -40,6 +40,7 @@ begin
     from (select c.user_id as user_id, c.run_id as run_id, c.calendar as calendar, p_time as at offset 0) a;
   c.is_closed := c.closed_through is not distinct from p_time or p_time <= c.last_logical_time and engine.is_complete(c, p_time);
   c.is_open := v_session_open < p_time;            -- null: the calendar does not know
+  c.closed_through := greatest(c.closed_through, c.step_logical_time - interval '1 microsecond');
   return c;
 end $$;
 
@@ -55,6 +56,26 @@ begin
     perform engine.require_now(c, p_time), engine.require_session(c, p_time);
     c := engine.leave_session(c, p_time);
   end if;
+  return c;
+end $$;
+
+-- A step comes after all that is owed by then, as in a tick: interest, the actions up to its time, and what earlier bars
+-- have done to orders. Only its own bar it leaves to match_orders. On a run's first time nothing is owed.
+-- writes: every per-run table but the marks
+create function engine.catch_up(c engine.context, p_time timestamptz) returns engine.context
+language plpgsql as $$
+declare
+  v_before constant timestamptz := p_time - interval '1 microsecond';
+begin
+  c := engine.charge_interest(c, p_time);
+  if num_nonnulls(c.last_logical_time, c.step_logical_time) = 0 then
+    return c;
+  end if;
+  if engine.may_act(c, p_time) then
+    c := engine.pass_actions(c, p_time);
+  end if;
+  c := engine.post(engine.match_through(engine.watch_orders(c, v_before), v_before));
+  c.closed_through := greatest(c.closed_through, v_before);
   return c;
 end $$;
 
@@ -76,10 +97,7 @@ declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
 begin
   if not c.is_closed then
-    c := engine.charge_interest(c, p_logical_time);
-    if engine.may_act(c, p_logical_time) then
-      c := engine.pass_actions(c, p_logical_time);
-    end if;
+    c := engine.catch_up(c, p_logical_time);
     c := engine.match_through(engine.watch_orders(c, p_logical_time), p_logical_time);
     perform engine.end_step(c, p_logical_time);
   end if;
@@ -92,12 +110,15 @@ create function engine.try_execute_sip(
 language plpgsql as $$
 declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
+  v_made int := c.made;
 begin
   if not c.is_closed and coalesce(p_market_open, c.is_open) then
-    c := engine.run_sips(engine.charge_interest(c, p_logical_time), p_logical_time);
+    c := engine.catch_up(c, p_logical_time);
+    v_made := c.made;
+    c := engine.run_sips(c, p_logical_time);
     perform engine.end_step(c, p_logical_time);
   end if;
-  return c.made;
+  return c.made - v_made;
 end $$;
 
 create function engine.try_rebalance(
@@ -106,12 +127,15 @@ create function engine.try_rebalance(
 language plpgsql as $$
 declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
+  v_made int := c.made;
 begin
   if not c.is_closed and coalesce(p_market_open, c.is_open) then
-    c := engine.run_rebalances(engine.charge_interest(c, p_logical_time), p_logical_time);
+    c := engine.catch_up(c, p_logical_time);
+    v_made := c.made;
+    c := engine.run_rebalances(c, p_logical_time);
     perform engine.end_step(c, p_logical_time);
   end if;
-  return c.made;
+  return c.made - v_made;
 end $$;
 
 create function engine.log_mtm(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz) returns boolean
@@ -123,7 +147,7 @@ begin
     return false;
   end if;
   perform engine.require_now(c, p_logical_time);
-  c := engine.charge_interest(c, p_logical_time);
+  c := engine.catch_up(c, p_logical_time);
   c.has_written := true;
   perform engine.end_step(c, p_logical_time);
   perform engine.mark_mtm(c, p_logical_time, engine.marked_value(c, p_logical_time));
@@ -139,7 +163,7 @@ begin
     return false;
   end if;
   perform engine.require_now(c, p_logical_time);
-  c := engine.charge_interest(c, p_logical_time);
+  c := engine.catch_up(c, p_logical_time);
   c.has_written := true;
   perform engine.end_step(c, p_logical_time);
   perform engine.mark_equity(c, p_logical_time, engine.marked_value(c, p_logical_time));

@@ -11,7 +11,7 @@ create view engine.violation_action as
   select d.user_id, d.run_id, 'dividend_disagrees_with_event', format('symbol=%s ex_date=%s', d.symbol, d.ex_date)
     from dividend_due d
     join engine.accounted_run r on r.user_id = d.user_id and r.run_id = d.run_id
-    left join event_ledger v on v.user_id = d.user_id and v.run_id = d.run_id and v.event_type = 'DIVIDEND' and v.event_key = d.symbol || ':' || d.ex_date
+    left join event_ledger v on v.user_id = d.user_id and v.run_id = d.run_id and v.event_type = 'DIVIDEND' and v.event_key = engine.action_key(d.symbol, d.ex_date)
    where v.event_key is null or (v.payload ->> 'quantity')::numeric <> d.quantity
       or engine.value(d.quantity, (v.payload ->> 'per_unit')::numeric, r.scale) <> d.amount
   union all

@@ -41,7 +41,7 @@ begin
   select n.*
     from dividend_due d
     join event_ledger v on v.user_id = d.user_id and v.run_id = d.run_id and v.event_type = 'DIVIDEND'
-     and v.event_key = d.symbol || ':' || d.ex_date and v.logical_time <= p_at
+     and v.event_key = engine.action_key(d.symbol, d.ex_date) and v.logical_time <= p_at
    cross join lateral jsonb_populate_record(d, jsonb_build_object('user_id', p_user_id, 'run_id', p_run_id)
      || case when d.paid_time > p_at then '{"paid_time": null, "entry_id": null}' else '{}' end::jsonb) n
    where d.user_id = c.user_id and d.run_id = c.run_id;
