@@ -157,7 +157,7 @@ class Worker:
     def _tick(self, row: Row, at: datetime, state: _Feed) -> None:
         count = state.tries[at].number + 1
         call = "call tick_all(%s, %s, %s::int, %s::timestamptz)"
-        values = [at, row["feed"], self._settings.batch, row["starts_at"]]
+        values = [at, row["feed"], self._settings.batch, row["starts_at"] or self._settings.since]
         try:
             self._run(lambda conn: conn.execute(call, values))
         except errors.ConnectionFailedError:
@@ -259,9 +259,10 @@ def _pause(count: int) -> float:
     return random.uniform(longest / 2, longest)
 
 
-# A name that is no feed, as any session may send it, has no row. Python knows no infinite time.
-_STATUS = """select s.feed, s.calendar, s.newest_bar_time, s.newest_bars, s.starts_at::text, s.running,
-                    s.newest_bar_time > s.known_until as is_past_calendar,
+# A name that is no feed, as any session may send it, has no row.
+_STATUS = """select s.feed, s.calendar, s.newest_bar_time, s.newest_bars, s.starts_at, s.running,
+                    coalesce(s.newest_bar_time > s.known_until, s.calendar <> 'ALWAYS' and s.newest_bars > 0)
+                      as is_past_calendar,
                     s.first_owed_time, s.first_owed_runs, s.last_owed_time, s.last_owed_runs
                from feed f cross join lateral feed_status(f.feed, %s::timestamptz) s where f.feed = %s"""
 _FAILED = """select l.status_id, l.user_id, l.run_id, l.reason from engine_status l

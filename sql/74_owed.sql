@@ -42,7 +42,8 @@ begin
     known_until := engine.calendar_end(f.calendar);
     newest_bar_time := (select b.logical_time from price_bar b where b.feed = f.feed order by b.logical_time desc limit 1);
     newest_bars := (select count(*) from price_bar b where b.feed = f.feed and b.logical_time = newest_bar_time);
-    starts_at := coalesce(p_since, newest_bar_time);
+    starts_at := (select b.logical_time from price_bar b where b.feed = f.feed and b.logical_time >= coalesce(p_since, newest_bar_time)
+                   order by b.logical_time limit 1);
     v_last := (select b.logical_time from price_bar b where b.feed = f.feed and b.logical_time <= known_until
                 order by b.logical_time desc limit 1);
     select coalesce(sum(t.runs), 0), coalesce(sum(t.runs) filter (where t.owed is not null), 0),
@@ -66,6 +67,7 @@ begin
       first_owed_runs := 0;
       last_owed_runs := 0;
     end if;
+    known_until := case when isfinite(known_until) then known_until end;
     return next;
   end loop;
 end $$;
