@@ -83,10 +83,10 @@ class Worker:
 
         def stop() -> None:
             self._signals += 1
-            self._alarm.send(b"x")
             if self._signals == 1:
+                self._alarm.send(b"x")
                 timer.start()
-            else:
+            elif self._signals == 2:
                 threading.Thread(target=self._cancel, daemon=True).start()
 
         with on_stop(stop):
@@ -229,14 +229,16 @@ class Worker:
     def _wait(self) -> None:
         """For a notification or a signal, but not beyond what is due."""
         conn = self._conn
-        if conn is None or conn.closed:
+        if conn is None:
             return
-        with suppress(psycopg.OperationalError):  # the next statement finds it out, too
+        try:
             self._drain(conn)
             timeout = min([self._next_poll, *self._due.values()]) - time.monotonic()
             if timeout > 0 and not self._signals:
                 select.select([conn.fileno(), self._awake.fileno()], [], [], timeout)
                 self._drain(conn)
+        except psycopg.OperationalError:  # it is lost: what comes next connects again
+            self._next_poll = 0.0
 
     def _drain(self, conn: psycopg.Connection) -> None:
         conn.pgconn.consume_input()

@@ -90,8 +90,8 @@ def start(dsn: str, tmp_path: Path) -> Iterator[Start]:
 
 
 def listeners(conn: Conn) -> list[int]:
-    """The backends of workers that are ready: idle after their first statements."""
+    """The backends of workers that wait for something to happen: they have asked for nothing for a while."""
     query = """select array_agg(pid) from pg_stat_activity
                 where application_name = 'papertick' and state = 'idle' and datname = current_database()
-                  and query !~* 'listen|set_config'"""
+                  and query ~ 'feed_status' and clock_timestamp() - state_change > interval '200 ms'"""
     return value(conn, query) or []

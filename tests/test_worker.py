@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -181,17 +182,21 @@ def test_bars_are_heard_of(db: Conn, start: Start) -> None:
     market(db, 1)
     run = busy(db)
     command = start(*DEAF)
-    command.until(lambda: last_of(db, run) == 0, "the first tick")
+
+    def is_idle_at(n: int) -> bool:
+        return last_of(db, run) == n and bool(listeners(db))
+
+    command.until(lambda: is_idle_at(0), "the first tick")
     market(db, 3, start=1)
     notify(db)
-    command.until(lambda: last_of(db, run) == 3, "the bars that were announced")
+    command.until(lambda: is_idle_at(3), "the bars that were announced")
     market(db, 1, start=4)
     notify(db, "")  # of some feed
-    command.until(lambda: last_of(db, run) == 4, "the bars of some feed")
+    command.until(lambda: is_idle_at(4), "the bars of some feed")
     notify(db, "no such feed")
     market(db, 1, start=5)
     notify(db)
-    command.until(lambda: last_of(db, run) == 5, "the bars after a word that means nothing")
+    command.until(lambda: is_idle_at(5), "the bars after a word that means nothing")
     command.until(lambda: len(command.events("advance")) == 6, "it has said so")
     assert [e["lag_seconds"] // 86400 for e in command.events("advance")] == [0, 2, 1, 0, 0, 0]
     assert digest(db, run) == twin(db, 6)
@@ -298,6 +303,48 @@ def test_a_run_that_is_held_does_not_hold_up_the_others(db: Conn, start: Start, 
     assert digest(db, held) == digest(db, free) == twin(db, 4)
 
 
+def test_those_that_lag_and_those_that_do_not_take_turns(db: Conn, dsn: str) -> None:
+    market(db, 12)
+    lagging, ahead = busy(db), busy(db)
+    tick(db, lagging, 0)
+    for n in range(9):
+        tick(db, ahead, n)
+    said: list[dict[str, object]] = []
+    with Database(dsn) as database:
+        loop = worker.Worker(Session(database), worker.Settings(settle=0), said.append)
+        for _ in range(20):
+            loop._look_at("default")
+    assert [e["logical_time"] for e in said] == [at(n) for n in (9, 1, 10, 2, 11, 3, 4, 5, 6, 7, 8, 9, 10, 11)]
+    assert digest(db, lagging) == digest(db, ahead) == twin(db, 12)
+
+
+def test_a_run_that_owes_an_earlier_time_is_not_even_waited_for(db: Conn, connect: Connect) -> None:
+    market(db, 3)
+    behind, ahead = make_run(db), make_run(db)
+    tick(db, behind, 0)
+    tick(db, ahead, 1)
+    other = session(connect, autocommit=False)
+    other.execute("select from strategy_run where user_id = %s for update", [behind.user_id])
+    db.execute("set lock_timeout = '10ms'")
+    db.execute("call tick_all(%s, 'default', 10, %s)", [at(2), at(2)])
+    other.rollback()
+    assert [last_of(db, run) for run in (behind, ahead)] == [0, 2]
+
+
+def test_a_run_that_begins_in_between_does_not_leap(
+    db: Conn, connect: Connect, background: Callable[..., Future[object]]
+) -> None:
+    market(db, 3)
+    run = make_run(db)
+    other, ticker = session(connect, autocommit=False), session(connect)
+    tick(other, run, 0)
+    done = background(ticker.execute, "call tick_all(%s, 'default', 10, %s)", [at(2), at(2)])
+    wait_until_blocked(db, pid_of(ticker), by=pid_of(other))
+    other.commit()
+    done.result(timeout=20)
+    assert last_of(db, run) == 0
+
+
 # --- several ---
 
 
@@ -371,10 +418,13 @@ def test_a_second_signal_ends_the_statement(db: Conn, start: Start, connect: Con
     blocked = "select pid from pg_stat_activity where wait_event_type = 'Lock' and query ~ 'tick_all'"
     command.until(lambda: value(db, blocked), "the tick waits")
     wait_until_blocked(db, value(db, blocked), by=pid_of(holder))
-    begun = time.monotonic()
+    begun, signals = time.monotonic(), 0
 
-    def has_ended() -> bool:  # signals that come together count once
-        command.process.send_signal(signal.SIGTERM)
+    def has_ended() -> bool:
+        nonlocal signals
+        if time.monotonic() - begun > signals * 0.5:  # those that come together count once
+            command.process.send_signal(signal.SIGTERM)
+            signals += 1
         return command.process.poll() is not None
 
     wait_until(has_ended, "the statement is canceled")
@@ -405,11 +455,14 @@ def test_a_lost_connection_is_made_again(db: Conn, start: Start) -> None:
     market(db, days)
     command = start(*DEAF, "--since", "first")
     kill = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'papertick' and datname = current_database()"
-    for goal in (2, 30, days - 1):  # twice at work, then idle
-        command.until(lambda goal=goal: (last_of(db, run) or 0) >= goal and listeners(db), f"tick {goal}")
+    for goal in (2, 30, days - 1):  # twice at work
+        command.until(lambda goal=goal: (last_of(db, run) or 0) >= goal, f"tick {goal}")
         heard = len(command.events("connected"))
         db.execute(kill)
         command.until(lambda heard=heard: len(command.events("connected")) > heard, "it is back")
+    command.until(lambda: listeners(db), "it is idle")
+    db.execute(kill)
+    command.until(lambda: len(command.events("connected")) == 4 and listeners(db), "it is back")
     market(db, 1, start=days)
     notify(db)
     command.until(lambda: last_of(db, run) == days, "it listens again")
