@@ -46,8 +46,8 @@ begin
                    order by b.logical_time limit 1);
     v_last := (select b.logical_time from price_bar b where b.feed = f.feed and b.logical_time <= known_until
                 order by b.logical_time desc limit 1);
-    select coalesce(sum(t.runs), 0), coalesce(sum(t.runs) filter (where t.owed is not null), 0),
-           coalesce(sum(t.not_begun), 0), min(t.oldest), newest_bar_time - min(t.oldest), min(t.owed), max(t.owed),
+    select coalesce(sum(t.runs), 0)::bigint, coalesce(sum(t.runs) filter (where t.owed is not null), 0)::bigint,
+           coalesce(sum(t.not_begun), 0)::bigint, min(t.oldest), newest_bar_time - min(t.oldest), min(t.owed), max(t.owed),
            (array_agg(t.runs order by t.owed))[1], (array_agg(t.runs order by t.owed desc) filter (where t.owed is not null))[1]
       into running, behind, not_begun, oldest_logical_time, lag, first_owed_time, last_owed_time, first_owed_runs, last_owed_runs
       from (select n.logical_time as owed, sum(g.runs)::bigint as runs, sum(g.not_begun) as not_begun, min(g.oldest) as oldest
