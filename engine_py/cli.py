@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from engine_py import __version__, bench, cli_data, cli_db, cli_order, cli_plan, cli_run, cli_tick
+from engine_py import __version__, bench, cli_data, cli_db, cli_order, cli_plan, cli_run, cli_tick, cli_worker
 from engine_py.cli_base import Root
 
 
@@ -35,6 +35,7 @@ for _command in (
     cli_tick.tick,
     cli_tick.replay,
     cli_tick.tick_all,
+    cli_worker.worker,
     cli_tick.check,
     cli_tick.digest,
     bench.bench,

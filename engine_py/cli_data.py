@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import asdict
 
 import click
 from psycopg import Connection
 
+from engine_py import csvfile
 from engine_py import feed as feeds
-from engine_py.cli_base import Group, emit, session, show_progress
-from engine_py.render import table, text
+from engine_py.cli_base import SECONDS, Group, emit, options, session, show_progress
+from engine_py.errors import UsageError
+from engine_py.follow import Follower, Lines
+from engine_py.render import table, text, to_json_line
+from engine_py.signals import on_stop
 
 
 @click.group(cls=Group)
@@ -68,6 +74,43 @@ def feed_load_actions(file: str, skip_bad: bool, dry_run: bool) -> None:
         )
 
 
+@feed.command("follow")
+@click.argument("file")
+@click.option("--feed", default="default", show_default=True, help="Feed to load into; made if it is new.")
+@click.option("--calendar", help="Calendar that a new feed follows. Default: ALWAYS.")
+@click.option("--flush", default=1.0, show_default=True, type=SECONDS, help="Store what has waited so many seconds.")
+@click.option("--strict", is_flag=True, help="Stop at the first bad line; what came before it is stored.")
+def feed_follow(file: str, feed: str, calendar: str | None, flush: float, strict: bool) -> None:
+    """Store bars as they come, from a FILE or a pipe ('-' reads standard input), one JSON object a line.
+
+    Its names are the columns of feed load; a price alone stands for open, high, low and close. The bars of one
+    time are stored together, when a later time comes, after --flush seconds, or at the end; workers are told.
+    A bad line is named on standard error and left out; exit code 1 in the end.
+    """
+
+    def complain(problem: csvfile.Problem) -> None:
+        words = f"line {problem.line}: {problem.message} [{problem.code}]"
+        click.echo(to_json_line(problem._asdict()) if options().json else words, err=True)
+
+    with session() as s:
+        lines = Lines(_descriptor(file))
+        with on_stop(lines.stop):
+            report = Follower(s, feed, calendar, strict=strict, on_problem=complain).follow(lines, flush)
+    _report(report, listed=False)
+    if report.skipped_count:
+        sys.exit(1)
+
+
+def _descriptor(file: str) -> int:
+    """Of standard input, or of a file that stays open to the end: a thread may still be reading it."""
+    if file == "-":
+        return 0
+    try:
+        return os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except OSError as exc:
+        raise UsageError(f"cannot read {file}: {exc.strerror or exc}") from exc
+
+
 @feed.command("list")
 def feed_list() -> None:
     """Feeds, with how much they hold and when."""
@@ -100,8 +143,9 @@ def _count(rows: int) -> None:
     click.echo(f"\r{rows} rows read", nl=False, err=True)
 
 
-def _report(report: feeds.LoadReport) -> None:
-    if show_progress():
+def _report(report: feeds.LoadReport, *, listed: bool = True) -> None:
+    """`listed`: the bad lines have not been named yet."""
+    if listed and show_progress():
         click.echo("\r", nl=False, err=True)
     words = f"{report.target}: {report.rows} rows stored, {report.unchanged} unchanged"
     words += f", {report.skipped_count} skipped"
@@ -109,5 +153,6 @@ def _report(report: feeds.LoadReport) -> None:
         words += f"; {text(report.first)} to {text(report.last)}"
     if report.outside_sessions:
         words += f"\n  warning: {report.outside_sessions} bars lie outside every session: nothing fills there"
-    words += "".join(f"\n  line {p.line}: {p.message} [{p.code}]" for p in report.skipped)
+    if listed:
+        words += "".join(f"\n  line {p.line}: {p.message} [{p.code}]" for p in report.skipped)
     emit({**asdict(report), "skipped": [problem._asdict() for problem in report.skipped]}, words)

@@ -146,13 +146,16 @@ def check_symbol(text: str) -> None:
         raise Bad("22P02", f"symbol is not 1 to 64 printable characters: {_shown(text)}")
 
 
-def _mend_field(column: Column, text: str) -> str:
+def check_field(column: Column, text: str) -> None:
     if column.shape is SYMBOL:
         check_symbol(text)
-        return text.replace("\\", "\\\\").replace(",", "\\,")
-    if not re.fullmatch(column.shape, text, re.ASCII):
+    elif not re.fullmatch(column.shape, text, re.ASCII):
         raise Bad(column.code, f"{column.name} is not {column.meaning}: {_shown(text)}")
-    return text
+
+
+def _mend_field(column: Column, text: str) -> str:
+    check_field(column, text)
+    return text.replace("\\", "\\\\").replace(",", "\\,") if column.shape is SYMBOL else text
 
 
 def _split(line: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from importlib import resources
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg import Connection, sql
 
@@ -40,6 +40,9 @@ __all__ = [
 ]
 
 
+CHANNEL = "papertick_bars"  # notified with the name of a feed that has new bars
+
+
 @dataclass(frozen=True)
 class FeedInfo:
     feed: str
@@ -50,7 +53,7 @@ class FeedInfo:
     last: datetime | None
 
 
-_BAR = (
+BAR = (
     Column("symbol", ("symbol",), SYMBOL, "a symbol"),
     Column(
         "logical_time",
@@ -63,7 +66,7 @@ _BAR = (
     Column("volume", ("volume",), f"(?:{NUMBER})?", "empty or a finite decimal number", optional=True),
 )
 # Line numbers for what the constraints of price_bar would refuse, judged as price_bar stores it: rounded to 8 decimals.
-_BAR_RULES = (
+BAR_RULES = (
     (
         "logical_time >= '1900-01-01 00:00+00' and logical_time < '2300-01-01 00:00+00'",
         "22008",
@@ -79,9 +82,14 @@ _BAR_RULES = (
     ("volume is null or volume >= 0", "23514", "volume is below 0"),
     ("volume is null or round(volume, 4) < 1e20", "22003", "volume is not below 1e20"),
 )
-_SAME_BAR = """(b.open, b.high, b.low, b.close)
+SAME_BAR = """(b.open, b.high, b.low, b.close)
                 = (s.open::numeric(20,8), s.high::numeric(20,8), s.low::numeric(20,8), s.close::numeric(20,8))
                 and b.volume is not distinct from s.volume::numeric(24,4)"""
+
+# Whether the time of t lies outside of every session of a calendar that has them as rows.
+OUTSIDE: LiteralString = """(select m.open_at < t.logical_time from public.market_session m
+                              where m.calendar = %(calendar)s and m.close_at >= t.logical_time
+                              order by m.close_at limit 1) is not true"""
 
 
 @mapped()
@@ -106,12 +114,12 @@ def load_csv(
     """
     report = LoadReport(f"feed {feed}")
     with open_text(source) as text, conn.transaction(force_rollback=dry_run):
-        calendar = _open_feed(conn, feed, calendar)
-        closes = _closes(conn, calendar)
+        calendar = open_feed(conn, feed, calendar)
+        closes = closes_of(conn, calendar)
         try:
             if symbol is not None:
                 check_symbol(symbol)
-            table = Table(text, _BAR if symbol is None else _BAR[1:], {"logical_time": closes})
+            table = Table(text, BAR if symbol is None else BAR[1:], {"logical_time": closes})
             if symbol is not None and "symbol" in table.names:
                 raise Bad("42701", "the file has a symbol column, and a symbol was given as well")
         except Bad as bad:
@@ -125,7 +133,7 @@ def load_csv(
             report,
         )
         stage.fill(table, progress)
-        stage.judge(_BAR_RULES, "symbol, logical_time")
+        stage.judge(BAR_RULES, "symbol, logical_time")
         stage.summarize(
             """with s as materialized (
                  select symbol, min(logical_time) as first, max(logical_time) as last
@@ -136,11 +144,13 @@ def load_csv(
                select count(*), min(first), max(last) from s"""
         )
         stored = sql.SQL("(select * from public.price_bar where feed = {})").format(sql.Literal(feed))
-        stage.compare(stored, "symbol, logical_time", _SAME_BAR)
+        stage.compare(stored, "symbol, logical_time", SAME_BAR)
         stage.report_flaws(skip_bad=skip_bad, hint="Correct these lines, or leave them out with --skip-bad.")
         report.outside_sessions = _outside_sessions(conn, calendar)
         if not dry_run:
             stage.store("public.price_bar", {"feed": feed}, "symbol, logical_time, open, high, low, close, volume")
+            if report.rows:
+                notify(conn, feed)
         stage.drop()
     return report
 
@@ -149,18 +159,20 @@ def _outside_sessions(conn: Connection[Any], calendar: str) -> int:
     """Bars to be stored that lie outside (open_at, close_at] of every session."""
     if calendar == "ALWAYS":
         return 0
-    row = conn.execute(
-        """select coalesce(sum(t.bars), 0)::bigint
-             from (select logical_time, count(*) as bars from pg_temp.papertick_stage group by logical_time) t
-            where (select m.open_at < t.logical_time from public.market_session m
-                    where m.calendar = %s and m.close_at >= t.logical_time order by m.close_at limit 1) is not true""",
-        [calendar],
-    ).fetchone()
+    query: LiteralString = """select coalesce(sum(t.bars), 0)::bigint
+                 from (select logical_time, count(*) as bars from pg_temp.papertick_stage group by logical_time) t
+                where """
+    row = conn.execute(query + OUTSIDE, {"calendar": calendar}).fetchone()
     assert row
     return int(row[0])
 
 
-def _open_feed(conn: Connection[Any], feed: str, calendar: str | None) -> str:
+def notify(conn: Connection[Any], feed: str) -> None:
+    """When this transaction commits, tell workers that the feed has new bars. A name too long to send is any feed."""
+    conn.execute("select pg_notify(%s, %s)", [CHANNEL, feed if len(feed.encode()) < 8000 else ""])
+
+
+def open_feed(conn: Connection[Any], feed: str, calendar: str | None) -> str:
     """The calendar of the feed. Two loads of one feed queue up here, so that the second finds what the first stored."""
     conn.execute("select pg_advisory_xact_lock(hashtextextended('papertick feed ' || %s, 0))", [feed])
     if not conn.execute("select from public.feed where feed = %s", [feed]).rowcount:
@@ -184,7 +196,7 @@ def _require_calendar(conn: Connection[Any], calendar: str | None) -> None:
         raise InvalidError(f"there is no calendar {calendar}", code="TE101", hint=hint)
 
 
-def _closes(conn: Connection[Any], calendar: str) -> Callable[[str], str | None]:
+def closes_of(conn: Connection[Any], calendar: str) -> Callable[[str], str | None]:
     """What a bar's time stands for: an instant for itself (None), a date for its session's close."""
     closes: dict[str, str] = dict(
         conn.execute(

@@ -16,6 +16,11 @@ def to_json(document: object) -> str:
     return json.dumps(document, default=_scalar, indent=2)
 
 
+def to_json_line(document: object) -> str:
+    """The same on one line, for a stream of documents."""
+    return json.dumps(document, default=_scalar)
+
+
 def _scalar(value: object) -> str:
     if isinstance(value, Decimal):
         return format(value, "f")

@@ -19,6 +19,7 @@ from engine_py.csvfile import MAX_PROBLEMS, Bad, Problem, Table
 from engine_py.errors import InvalidError
 
 Progress: TypeAlias = Callable[[int], None]
+Rules: TypeAlias = tuple[tuple[LiteralString, LiteralString, LiteralString], ...]  # what holds, else SQLSTATE, message
 
 _LINES_PER_WRITE = 2000
 _PAGES_PER_INSERT = 4096  # of the staging table: about 300,000 bars
@@ -58,6 +59,15 @@ class FeedError(InvalidError):
         self.report = report
 
 
+def broken_rows(rules: Rules, rows: sql.Composable) -> sql.Composed:
+    """A query of (line, code, message): the rows that break a rule, each with the first one that it breaks."""
+    broken = sql.SQL(" or ").join(sql.SQL(f"not ({rule})") for rule, _, _ in rules)
+    code = sql.SQL(" ").join(sql.SQL(f"when not ({rule}) then '{code}'") for rule, code, _ in rules)
+    message = sql.SQL(" ").join(sql.SQL(f"when not ({rule}) then '{text}'") for rule, _, text in rules)
+    query = sql.SQL("select line, case {} end, case {} end from {} where {}")
+    return query.format(code, message, rows, broken)
+
+
 def refused(report: LoadReport, bad: Bad) -> FeedError:
     report.skipped_count, report.skipped = 1, [Problem(1, bad.code, bad.message)]
     return FeedError(report)
@@ -93,17 +103,9 @@ class Stage:
         self._report.skipped_count, self._report.skipped = table.problem_count, table.problems
         self._run("analyze pg_temp.papertick_stage")
 
-    def judge(self, rules: tuple[tuple[str, str, str], ...], key: LiteralString) -> None:
+    def judge(self, rules: Rules, key: LiteralString) -> None:
         """Take out the rows that break a rule, and then those that repeat a key: its first line stays."""
-        broken = sql.SQL(" or ").join(sql.SQL(f"not ({rule})") for rule, _, _ in rules)
-        code = sql.SQL(" ").join(sql.SQL(f"when not ({rule}) then '{code}'") for rule, code, _ in rules)
-        message = sql.SQL(" ").join(sql.SQL(f"when not ({rule}) then '{text}'") for rule, _, text in rules)
-        self.take_out(
-            "select line, case {} end, case {} end from pg_temp.papertick_stage where {}",
-            code,
-            message,
-            broken,
-        )
+        self.take_out("{}", broken_rows(rules, sql.SQL("pg_temp.papertick_stage")))
         self.take_out(
             """select line, '23505', 'repeats line ' || first_line
                  from (select line, first_value(line) over (partition by {} order by line) as first_line

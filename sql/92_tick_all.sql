@@ -172,12 +172,14 @@ begin
   end if;
 end $$;
 
--- One batch: at most p_limit runs of the feed after those given (null = from the start) that have not reached p_time.
+-- One batch: at most p_limit runs of the feed after those given (null = from the start) that have not reached p_time; with
+-- p_since only those that owe no earlier time of the feed, p_since being where a run that has not begun begins.
 -- Returns its keys; null when there is none left. The lock is a statement of its own, and what decides is read after it:
 -- what was locked may have been ticked meanwhile.
 -- writes: every per-run table
 create function engine.tick_batch(
-  p_feed text, p_time timestamptz, p_limit int, p_is_shared boolean, inout p_user_ids bigint[], inout p_run_ids bigint[]
+  p_feed text, p_time timestamptz, p_limit int, p_is_shared boolean, p_since timestamptz,
+  inout p_user_ids bigint[], inout p_run_ids bigint[]
 )
 language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 declare
@@ -186,6 +188,7 @@ declare
   v_busy_users bigint[];
   v_busy_runs bigint[];
   v_error text;
+  v_from timestamptz := case when p_since is not null then engine.owes_next_from(p_feed, p_time) end;
 begin
   perform engine.require_admin('tick_all');
   perform engine.require_read_committed(p_user_ids[1], p_run_ids[1]);
@@ -199,6 +202,7 @@ begin
             from strategy_run r
             left join engine_state s on s.user_id = r.user_id and s.run_id = r.run_id
            where r.feed = p_feed and r.status = 'RUNNING' and coalesce(s.last_logical_time < p_time, true)
+             and coalesce(engine.owed_from(s.last_logical_time, s.step_logical_time, p_since) between v_from and p_time, true)
              and (r.user_id, r.run_id) > (coalesce(p_user_ids[cardinality(p_user_ids)], -9223372036854775808),
                                           coalesce(p_run_ids[cardinality(p_run_ids)], -9223372036854775808))
            order by r.user_id, r.run_id limit coalesce(p_limit, 1000)) n;
@@ -208,7 +212,8 @@ begin
     into v_users, v_runs
     from unnest(v_users, v_runs) r (user_id, run_id)
     left join lateral (select s.* from engine_state s where s.user_id = r.user_id and s.run_id = r.run_id offset 0) s on true
-   where coalesce(s.last_logical_time < p_time, true) and coalesce(s.step_logical_time <= p_time, true);
+   where coalesce(s.last_logical_time < p_time, true) and coalesce(s.step_logical_time <= p_time, true)
+     and coalesce(engine.owed_from(s.last_logical_time, s.step_logical_time, p_since) between v_from and p_time, true);
   select array_agg(e.user_id order by e.user_id, e.run_id), array_agg(e.run_id order by e.user_id, e.run_id)
     into v_busy_users, v_busy_runs
     from (select distinct b.user_id, b.run_id from engine.runs_with_events(v_users, v_runs, p_feed, p_time) b) e;

@@ -9,6 +9,7 @@ set local plpgsql.extra_errors = 'shadowed_variables';
 drop function if exists start_run(bigint, numeric, text, text, numeric, numeric, text, text, text);
 drop function if exists start_run(bigint, numeric, text, text, numeric, numeric, text, text, text, numeric, int, interval, boolean);
 drop function if exists place_order(bigint, bigint, text, text, numeric, text, numeric, numeric, text, text, numeric, numeric, timestamptz);
+drop procedure if exists tick_all(timestamptz, text, int);
 
 create or replace function create_user(p_name text) returns bigint
 language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$

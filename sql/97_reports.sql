@@ -114,3 +114,19 @@ begin
   return query select * from engine.preview_sip(p_user_id, p_run_id, p_sip_id, p_logical_time);
 end $$;
 comment on function preview_sip is 'preview_sip(user, run, sip_id, logical_time) → how the plan''s next slot would end at that time (null = the last tick), with the run as it stands: event_type, quantity, price, amount (of the slot), payload, cash after; of a basket or a rebalance plan one row a symbol that it buys. waits_for: DATE, SESSION or PRICE while a tick there would leave it due. No row when the plan is over. Stores nothing and locks nothing. TE101 for an unknown plan, TE001, TE203, TE204.';
+
+create or replace function feed_status(p_feed text default null, p_since timestamptz default null)
+returns table (
+  feed text, calendar text, known_until timestamptz, newest_bar_time timestamptz, newest_bars bigint, starts_at timestamptz,
+  running bigint, behind bigint, not_begun bigint, oldest_logical_time timestamptz, lag interval,
+  first_owed_time timestamptz, first_owed_runs bigint, last_owed_time timestamptz, last_owed_runs bigint
+)
+language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  if not engine.reads_all() then
+    perform engine.require_admin('feed_status');
+  end if;
+  return query select * from engine.feed_status(p_feed, p_since);
+end $$;
+comment on function feed_status is 'feed_status(feed, since) → one row, or without a feed one for each that a RUNNING run follows: how far its bars and its runs are. newest_bars: bars of newest_bar_time; known_until: where its calendar ends (null: nowhere, or it has no sessions). running: RUNNING runs; behind: those that owe a time of the feed; not_begun: those that have never ticked and owe the times from starts_at on: the first at or after since (-infinity: the first of all), by default the newest. lag: from the least advanced run''s last tick to the newest bar. first_owed_time, last_owed_time: the earliest and the latest of the times that runs owe next, and how many owe just that: the times to give to tick_all. It counts runs of every user, so it takes an analyst or an administrator. TE201, TE301.';

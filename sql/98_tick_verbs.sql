@@ -42,7 +42,9 @@ begin
 end $$;
 comment on function replay_part is 'replay_part(user, run, from, to, events, is_first) → whether the range is done: a piece of a replay, for callers who commit by themselves. Call it again, with is_first false, until it is true; what replay does is no more.';
 
-create or replace procedure tick_all(p_logical_time timestamptz, p_feed text default 'default', p_commit_every int default null)
+create or replace procedure tick_all(
+  p_logical_time timestamptz, p_feed text default 'default', p_commit_every int default null, p_since timestamptz default null
+)
 language plpgsql as $$
 declare
   v_user_ids bigint[];
@@ -52,7 +54,7 @@ begin
   loop
     perform from public.strategy_run where false;
     select b.p_user_ids, b.p_run_ids into v_user_ids, v_run_ids
-      from engine.tick_batch(p_feed, p_logical_time, p_commit_every, v_is_shared, v_user_ids, v_run_ids) b;
+      from engine.tick_batch(p_feed, p_logical_time, p_commit_every, v_is_shared, p_since, v_user_ids, v_run_ids) b;
     if p_commit_every is not null then
       commit;
     end if;
@@ -61,7 +63,7 @@ begin
     v_is_shared := v_is_shared and v_user_ids is not null;
   end loop;
 end $$;
-comment on procedure tick_all is 'CALL tick_all(logical_time, feed, commit_every): the same rows as tick for every RUNNING run of the feed. Runs at or past that time are skipped; a run whose tick fails goes to ERROR with SQLSTATE and message, and the others go on. commit_every null: one transaction; a number: COMMIT after so many runs, and leave to other sessions that do the same what they are busy with: several workers share a feed. TE201, TE203.';
+comment on procedure tick_all is 'CALL tick_all(logical_time, feed, commit_every, since): the same rows as tick for every RUNNING run of the feed. Runs at or past that time are skipped; a run whose tick fails goes to ERROR with SQLSTATE and message, and the others go on. commit_every null: one transaction; a number: COMMIT after so many runs, and leave to other sessions that do the same what they are busy with: several workers share a feed. since: tick only runs that owe no earlier time of the feed, so that nobody leaps; a run that has never ticked owes times from since on (-infinity: from the first). TE201, TE203.';
 
 create or replace function match_orders(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz) returns int
 language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$

@@ -13,7 +13,7 @@ declare
   c_market constant text[] := array['feed', 'instrument', 'price_bar', 'calendar', 'market_session', 'corporate_action', 'fee_schedule', 'schema_version'];
   c_private constant text[] := array['api_key', 'api_answer', 'user_login', 'acting'];
   c_readers constant text[] := array['equity_at', 'equity_between', 'run_digest', 'replay_diff', 'performance', 'performance_reasons',
-    'performance_by_symbol', 'drawdowns', 'explain_order', 'run_violations', 'all_violations'];
+    'performance_by_symbol', 'drawdowns', 'explain_order', 'run_violations', 'all_violations', 'feed_status'];
   c_users constant text[] := array['start_run', 'stop_run', 'fail_run', 'fork_run', 'place_order', 'place_oco', 'replace_order', 'cancel_order', 'preview_order',
     'create_sip', 'change_sip', 'pause_sip', 'resume_sip', 'preview_sip', 'end_sip', 'create_rebalance', 'end_rebalance', 'set_risk_limit', 'forbid_symbol', 'tick', 'replay', 'replay_part',
     'match_orders', 'try_execute_sip', 'try_rebalance', 'log_mtm', 'record_equity', 'list_keys', 'revoke_key'];
@@ -49,7 +49,7 @@ begin
     execute format('grant execute on routine %s to papertick_%s', v.routine, case when v.is_read then 'user, papertick_analyst' when v.is_used then 'user' else 'api' end);
   end loop;
   grant execute on function engine.own_user_ids(), engine.replay_events(bigint, bigint, timestamptz, timestamptz, int, boolean) to papertick_user;
-  grant execute on function engine.tick_batch(text, timestamptz, int, boolean, bigint[], bigint[]) to papertick_api;
+  grant execute on function engine.tick_batch(text, timestamptz, int, boolean, timestamptz, bigint[], bigint[]) to papertick_api;
   -- market data goes in through COPY and so not through a verb: an administrator's key opens these tables to the API
   grant execute on function engine.acts_as_admin() to papertick_api;
   for v in select t.name from unnest(array['feed', 'instrument', 'price_bar', 'calendar', 'market_session', 'corporate_action']) t (name) loop

@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 from helpers import superuser_only
+from live import start  # noqa: F401  # a fixture
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Conninfo

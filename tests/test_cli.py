@@ -119,11 +119,11 @@ def test_commands_are_the_documented_ones() -> None:
     found = [" ".join(path) for path, command in leaves(main) if not isinstance(command, click.Group)]
     assert found == [
         *("demo", "db init", "db upgrade", "db status", "db shell", "db stop", "user create", "feed load"),
-        *("feed load-actions", "feed list", "calendar load"),
+        *("feed load-actions", "feed follow", "feed list", "calendar load"),
         *("run start", "run stop", "run list", "run show", "run fork", "order place", "order oco", "order replace"),
         *("order cancel", "order list", "order explain", "order preview"),
         *("sip create", "sip change", "sip pause", "sip resume", "sip list"),
-        *("rebalance create", "tick", "replay", "tick-all", "check", "digest", "bench"),
+        *("rebalance create", "tick", "replay", "tick-all", "worker", "check", "digest", "bench"),
     ]
 
 
