@@ -18,7 +18,8 @@ end $$;
 
 -- The actions that fall due after the run's last tick and up to p_to, each with its bar time: a split and the ex-date of a
 -- dividend count from the symbol's first bar on or after the date, so that position and price change together; a
--- payment from the feed's first bar time. Dates are the market's. A row that is loaded after its time is not applied.
+-- payment from the feed's first bar time. Dates are the market's; a bar that closes at midnight is the last of the day
+-- before. A row that is loaded after its time is not applied.
 create function engine.due_actions(c engine.context, p_to timestamptz)
 returns table (logical_time timestamptz, ordinal int, symbol text, ex_date date)
 language plpgsql stable as $$
@@ -35,7 +36,7 @@ begin
       join corporate_action x on x.symbol = s.symbol and x.ex_date <= (a.upto at time zone a.zone)::date
        and x.ex_date > (a.after at time zone a.zone)::date - 31
      cross join lateral (select b.logical_time from price_bar b
-                          where b.feed = a.feed and b.symbol = x.symbol and b.logical_time >= (x.ex_date::timestamp at time zone a.zone)
+                          where b.feed = a.feed and b.symbol = x.symbol and b.logical_time > (x.ex_date::timestamp at time zone a.zone)
                           order by b.logical_time limit 1) b
      where b.logical_time > a.after and b.logical_time <= a.upto
        and not exists (select from event_ledger v where v.user_id = c.user_id and v.run_id = c.run_id
@@ -45,7 +46,7 @@ begin
       from dividend_due d
      cross join lateral (select b.logical_time from price_bar b
                           where b.feed = c.feed and b.logical_time > v_after and b.logical_time <= p_to
-                            and b.logical_time >= (d.pay_date::timestamp at time zone c.time_zone)
+                            and b.logical_time > (d.pay_date::timestamp at time zone c.time_zone)
                           order by b.logical_time limit 1) b
      where d.user_id = c.user_id and d.run_id = c.run_id and d.paid_time is null;
 end $$;

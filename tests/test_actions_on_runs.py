@@ -189,6 +189,30 @@ def test_a_dividend_is_reinvested_at_the_close(tx: Conn, way: str) -> None:
     assert run.rules() == set()
 
 
+@each_way
+def test_a_bar_that_closes_at_midnight_is_of_the_day_before(tx: Conn, way: str) -> None:
+    """So daily bars are stamped under ALWAYS: that of the 2nd at 00:00 on the 3rd."""
+    times = [f"2024-01-0{n} 00:00" for n in (2, 3, 4, 5)]
+    market = Market(tx)
+    market.instrument("ACME", step="1")
+    market.bars("ACME", {t: 100 if t < "2024-01-04" else 50 for t in times})
+    split(tx, "ACME", "2024-01-03", 2, 1)  # the bar of the 3rd is stamped 00:00 on the 4th
+    dividend(tx, "ACME", "2024-01-03", "1", "2024-01-04")
+    run = Run(market, 10_000)
+    run.place("ACME", "BUY", 5)
+    run.tick(times[0])
+    drive(run, way, times)
+    equity = dict(run.table("logical_time, equity", "paper_equity_curve", "logical_time"))
+    assert equity == {at: 10_010 if at == market.at(times[3]) else 10_000 for at in equity}
+    assert rows(tx, "select event_type, logical_time from event_ledger where user_id = %s order by 1", run.user_id) == [
+        ("DIVIDEND", market.at(times[2])),
+        ("SPLIT", market.at(times[2])),
+    ]
+    assert rows(tx, "select quantity, paid_time from dividend_due where user_id = %s", run.user_id) == [
+        (10, market.at(times[3]))
+    ]
+
+
 def test_adjusted_feeds_and_late_rows_change_nothing(tx: Conn) -> None:
     market = market_of(tx, dict.fromkeys(TIMES, 100))
     run = Run(market, 10_000)
