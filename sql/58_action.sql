@@ -67,7 +67,7 @@ language plpgsql as $$
 begin
   update paper_order o
      set quantity = case when q.remaining > 0 then o.filled_quantity + q.remaining else o.quantity end, status = case when q.remaining > 0 then o.status else 'CANCELED' end,
-         closed_time = case when q.remaining = 0 then p_time end,
+         closed_time = case when q.remaining = 0 then p_time end, seen_time = case when q.remaining > 0 then o.seen_time end,
          limit_price = engine.split_price(o.limit_price, p_numerator, p_denominator, i.price_tick, o.side = 'SELL'),
          stop_price = engine.split_price(o.stop_price, p_numerator, p_denominator, case when o.order_type <> 'TRAILING_STOP' then i.price_tick end, o.side = 'BUY'),
          trail_amount = engine.split_price(o.trail_amount, p_numerator, p_denominator, null, false),

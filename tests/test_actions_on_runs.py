@@ -102,6 +102,21 @@ def test_a_reverse_split_that_leaves_nothing(tx: Conn, way: str) -> None:
 
 
 @each_way
+def test_a_trailing_stop_that_a_split_leaves_nothing_of(tx: Conn, way: str) -> None:
+    market = market_of(tx, {t: 1 if t < "2024-01-04" else 100 for t in TIMES})
+    split(tx, "ACME", "2024-01-04", 1, 100)
+    run = Run(market, 100)
+    run.place("ACME", "BUY", 40)
+    run.tick(TIMES[0])
+    run.place("ACME", "SELL", 40, order_type="TRAILING_STOP", trail_percent=10)
+    drive(run, way, TIMES)
+    order = run.order(2)
+    assert (order["status"], order["closed_time"], order["seen_time"]) == ("CANCELED", market.at(TIMES[2]), None)
+    assert order["stop_price"] == 90  # that of 1, restated
+    assert run.rules() == set()
+
+
+@each_way
 def test_open_orders_follow_a_split(tx: Conn, way: str) -> None:
     prices: dict[str, Any] = {t: 100 if t < "2024-01-05" else 50 for t in TIMES}
     prices["2024-01-08 16:00"] = (50, 56, 40, 50)
