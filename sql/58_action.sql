@@ -99,14 +99,14 @@ language plpgsql as $$
 declare
   i int := array_position(c.symbols, x.symbol);
   v_old numeric := coalesce(c.quantities[i], 0);
-  v_exact numeric := v_old * x.ratio_numerator / x.ratio_denominator;
   v_new numeric := (select engine.units_for(v_old * x.ratio_numerator, x.ratio_denominator, s.quantity_step) from instrument s where s.symbol = x.symbol);
   v_price numeric := round(engine.last_close(c.feed, x.symbol, p_time - interval '1 microsecond') * x.ratio_denominator / x.ratio_numerator, 8);
-  v_cash numeric := coalesce(engine.value(v_exact - v_new, v_price, c.scale), 0);
+  v_rest numeric := v_old * x.ratio_numerator - v_new * x.ratio_denominator;   -- exact, where the fraction itself would be rounded
+  v_cash numeric := coalesce(round(v_rest * v_price / x.ratio_denominator, c.scale), 0);
   v_cost numeric := 0::numeric;
 begin
   if v_old <> 0 then
-    v_cost := case when v_new = 0 then c.cost_bases[i] else round(c.cost_bases[i] * (v_exact - v_new) / v_exact, c.scale) end;
+    v_cost := case when v_new = 0 then c.cost_bases[i] else round(c.cost_bases[i] * v_rest / (v_old * x.ratio_numerator), c.scale) end;
     c.quantities[i] := v_new;
     c.cost_bases[i] := c.cost_bases[i] - v_cost;
     c.realized_pnls[i] := c.realized_pnls[i] + v_cash - v_cost;

@@ -86,6 +86,33 @@ def test_a_fraction_is_paid_in_cash_with_its_share_of_the_cost(tx: Conn, way: st
     assert run.rules() == set()
 
 
+@pytest.mark.parametrize(
+    ("price", "units", "ratio", "cash", "cost"),
+    [
+        ("120.06", 1, (4, 3), "30.02", "30.02"),  # a third of 90.045, which is 30.015; a quarter of the cost, 30.015
+        ("0.06", 1, (4, 3), "0.02", "0.02"),
+        ("1.2", 100, (21, 20), "0", "0"),  # no fraction
+        ("0.3", 7, (3, 7), "0", "0"),
+        ("0.2", 5, (2, 3), "0.10", "0.10"),
+        ("0.05", 1, (10, 9), "0.01", "0.01"),  # 0.045 / 9, which is 0.005
+    ],
+)
+def test_half_a_cent_of_a_fraction_is_rounded_up(
+    tx: Conn, price: str, units: int, ratio: tuple[int, int], cash: str, cost: str
+) -> None:
+    """Exactly: a third of a unit is no decimal."""
+    market = market_of(tx, dict.fromkeys(TIMES, D(price)))
+    split(tx, "ACME", "2024-01-04", *ratio)
+    run = Run(market, 1000)
+    run.place("ACME", "BUY", units)
+    run.tick(TIMES[0])
+    bought = 1000 - run.cash
+    drive(run, "last", TIMES)
+    assert run.cash == 1000 - bought + D(cash)
+    assert run.table("cost_basis, realized_pnl", "paper_position", "symbol") == [(bought - D(cost), D(cash) - D(cost))]
+    assert run.rules() == set()
+
+
 @each_way
 def test_a_reverse_split_that_leaves_nothing(tx: Conn, way: str) -> None:
     market = market_of(tx, {t: 1 if t < "2024-01-04" else 100 for t in TIMES})
