@@ -187,8 +187,9 @@ begin
   return c;
 end $$;
 
--- Everything that falls due at p_time: splits, ex-dates, then payments, a dividend's of the same day included; each by
--- symbol. What orders have done before is posted; matching goes on from just before p_time.
+-- Everything that falls due at p_time: splits and ex-dates by symbol and date, a split before a dividend of its date, which
+-- is per new unit; then payments by symbol and ex-date: of dividends of this time those too whose pay date has passed.
+-- What orders have done before is posted; matching goes on from just before p_time.
 create function engine.act(c engine.context, p_time timestamptz) returns engine.context
 language plpgsql as $$
 declare
@@ -200,13 +201,13 @@ begin
     perform engine.ratchet(c, p_time - interval '1 microsecond');
   end if;
   for v in select d.* from engine.due_actions(c, p_time) d
-            where d.logical_time = p_time and d.ordinal < 3 order by d.ordinal, d.symbol collate "C", d.ex_date loop
+            where d.logical_time = p_time and d.ordinal < 3 order by d.symbol collate "C", d.ex_date, d.ordinal loop
     select * into strict x from corporate_action k
      where k.symbol = v.symbol and k.ex_date = v.ex_date and k.action_type = case v.ordinal when 1 then 'SPLIT' else 'DIVIDEND' end;
     c := case v.ordinal when 1 then engine.apply_split(c, p_time, x) else engine.declare_dividend(c, p_time, x) end;
   end loop;
   for v in select d.* from engine.due_actions(c, p_time) d
-            where d.logical_time = p_time and d.ordinal = 3 order by d.symbol collate "C", d.ex_date loop
+            where d.logical_time <= p_time and d.ordinal = 3 order by d.symbol collate "C", d.ex_date loop
     c := engine.pay_dividend(c, p_time, v.symbol, v.ex_date);
   end loop;
   c := engine.post(c);

@@ -255,6 +255,25 @@ def test_a_bar_that_closes_at_midnight_is_of_the_day_before(tx: Conn, way: str) 
     ]
 
 
+@each_way
+def test_actions_that_wait_for_one_bar_come_in_the_order_of_their_dates(tx: Conn, way: str) -> None:
+    """A dividend before a split is per old unit; one of its date per new unit."""
+    market = market_of(tx, {TIMES[0]: 100, TIMES[4]: 50, TIMES[5]: 50})
+    market.bars("CLOCK", dict.fromkeys(TIMES, 1))
+    dividend(tx, "ACME", "2024-01-03", "1", "2024-01-03")
+    split(tx, "ACME", "2024-01-04", 2, 1)
+    dividend(tx, "ACME", "2024-01-04", "0.1", "2024-01-09")
+    run = Run(market, 10_000)
+    run.place("ACME", "BUY", 10)
+    run.tick(TIMES[0])
+    drive(run, way, TIMES)
+    assert run.table("quantity, amount, paid_time", "dividend_due", "ex_date") == [
+        (10, 10, market.at(TIMES[4])),
+        (20, 2, market.at(TIMES[5])),
+    ]
+    assert run.rules() == set()
+
+
 def test_adjusted_feeds_and_late_rows_change_nothing(tx: Conn) -> None:
     market = market_of(tx, dict.fromkeys(TIMES, 100))
     run = Run(market, 10_000)
