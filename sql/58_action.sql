@@ -91,6 +91,23 @@ return case when p_price is not null then greatest(coalesce(p_tick, 0.00000001),
   when p_is_up then ceil(p_price * p_denominator / p_numerator / p_tick) * p_tick
   else floor(p_price * p_denominator / p_numerator / p_tick) * p_tick end) end;
 
+-- The last close before p_time in today's units: restated by the splits that have come at p_time already, and by x.
+create function engine.restated_close(c engine.context, p_time timestamptz, x corporate_action) returns numeric
+language plpgsql stable as $$
+declare
+  v_price numeric := engine.last_close(c.feed, x.symbol, p_time - interval '1 microsecond');
+  v record;
+begin
+  for v in select k.ratio_numerator as numerator, k.ratio_denominator as denominator
+             from corporate_action k
+             join event_ledger e on e.user_id = c.user_id and e.run_id = c.run_id and e.event_type = 'SPLIT'
+              and e.event_key = k.symbol || ':' || k.ex_date and e.logical_time = p_time
+            where k.symbol = x.symbol and k.action_type = 'SPLIT' and k.ex_date < x.ex_date order by k.ex_date loop
+    v_price := engine.split_price(v_price, v.numerator, v.denominator, null, false);
+  end loop;
+  return engine.split_price(v_price, x.ratio_numerator, x.ratio_denominator, null, false);
+end $$;
+
 -- A split or bonus of p_numerator new units for p_denominator old ones: the position follows, down to the step; the
 -- fraction is paid out at the last close before, restated, and takes its share of the cost with it.
 -- writes: paper_position, paper_order, cash_ledger, event_ledger
@@ -100,7 +117,7 @@ declare
   i int := array_position(c.symbols, x.symbol);
   v_old numeric := coalesce(c.quantities[i], 0);
   v_new numeric := (select engine.units_for(v_old * x.ratio_numerator, x.ratio_denominator, s.quantity_step) from instrument s where s.symbol = x.symbol);
-  v_price numeric := round(engine.last_close(c.feed, x.symbol, p_time - interval '1 microsecond') * x.ratio_denominator / x.ratio_numerator, 8);
+  v_price numeric := engine.restated_close(c, p_time, x);
   v_rest numeric := v_old * x.ratio_numerator - v_new * x.ratio_denominator;   -- exact, where the fraction itself would be rounded
   v_cash numeric := coalesce(round(v_rest * v_price / x.ratio_denominator, c.scale), 0);
   v_cost numeric := 0::numeric;

@@ -274,6 +274,21 @@ def test_actions_that_wait_for_one_bar_come_in_the_order_of_their_dates(tx: Conn
     assert run.rules() == set()
 
 
+@each_way
+def test_a_fraction_after_two_splits_is_paid_at_the_price_after_both(tx: Conn, way: str) -> None:
+    market = market_of(tx, {TIMES[0]: 90, TIMES[4]: 40, TIMES[5]: 40})
+    market.bars("CLOCK", dict.fromkeys(TIMES, 1))
+    split(tx, "ACME", "2024-01-03", 3, 2)  # 5 are 7.5: half a unit at 60
+    split(tx, "ACME", "2024-01-04", 3, 2)  # 7 are 10.5: half a unit at 40
+    run = Run(market, 10_000)
+    run.place("ACME", "BUY", 5)
+    run.tick(TIMES[0])
+    drive(run, way, TIMES)
+    assert run.table("amount, cause", "cash_ledger", "entry_id")[2:] == [(30, "CASH_IN_LIEU"), (20, "CASH_IN_LIEU")]
+    assert {m[0] for m in run.table("equity", "paper_equity_curve", "logical_time")} == {D(10_000)}
+    assert run.rules() == set()
+
+
 def test_adjusted_feeds_and_late_rows_change_nothing(tx: Conn) -> None:
     market = market_of(tx, dict.fromkeys(TIMES, 100))
     run = Run(market, 10_000)
