@@ -289,6 +289,27 @@ def test_a_fraction_after_two_splits_is_paid_at_the_price_after_both(tx: Conn, w
     assert run.rules() == set()
 
 
+@each_way
+def test_a_split_waits_for_as_long_as_the_symbol_has_no_bar(tx: Conn, way: str) -> None:
+    """A fund that is priced once a quarter, and a market of days."""
+    times = [f"2024-{m:02}-{d:02} {CLOSE}" for m in (1, 2, 3) for d in (2, 9, 16, 23)]
+    market = Market(tx)
+    market.instrument("FUND", step="1")
+    market.bars("FUND", {times[0]: 100, times[-2]: 50, times[-1]: 50})
+    market.bars("CLOCK", dict.fromkeys(times, 1))
+    split(tx, "FUND", "2024-01-05", 2, 1)
+    dividend(tx, "FUND", "2024-01-10", "1", "2024-01-15")
+    run = Run(market, 10_000)
+    run.place("FUND", "BUY", 10)
+    run.tick(times[0])
+    run.place("FUND", "SELL", 5, limit=1000)
+    drive(run, way, times)
+    assert run.held("FUND") == 20
+    assert run.order(2)["quantity"] == 10
+    assert run.table("quantity, paid_time", "dividend_due", "symbol") == [(20, market.at(times[-2]))]
+    assert run.rules() == set()
+
+
 def test_adjusted_feeds_and_late_rows_change_nothing(tx: Conn) -> None:
     market = market_of(tx, dict.fromkeys(TIMES, 100))
     run = Run(market, 10_000)
