@@ -15,7 +15,7 @@ begin
     union select w.symbol from target_weight w where w.user_id = c.user_id and w.run_id = c.run_id);
 end $$;
 
--- The actions that fall due after the run's last tick and up to p_to, each with its bar time: a split and the ex-date of a
+-- The actions that fall due after the run's last tick or step and up to p_to, each with its bar time: a split and the ex-date of a
 -- dividend count from the symbol's first bar on or after the date, so that position and price change together; a
 -- payment from the feed's first bar time. Dates are the market's; a bar that closes at midnight is the last of the day
 -- before. A row that is loaded after its time is not applied.
@@ -23,9 +23,9 @@ create function engine.due_actions(c engine.context, p_to timestamptz)
 returns table (logical_time timestamptz, ordinal int, symbol text, ex_date date)
 language plpgsql stable as $$
 declare
-  v_after timestamptz := greatest(c.last_logical_time, c.closed_through, c.acted_through);
+  v_after timestamptz := greatest(c.last_logical_time, c.step_logical_time, c.closed_through, c.acted_through);
 begin
-  if c.is_adjusted or c.last_logical_time is null then
+  if c.is_adjusted or v_after is null then
     return;
   end if;
   return query

@@ -70,16 +70,25 @@ begin
   end if;
 end $$;
 
+-- What any step owes before its own work: interest for the days before, splits and dividends with the orders before them.
+-- So what a step trades or marks at a time is in the units of that time, and no later step or tick splits it again.
+create function engine.enter_time(c engine.context, p_time timestamptz) returns engine.context
+language plpgsql as $$
+begin
+  c := engine.charge_interest(c, p_time);
+  if engine.may_act(c, p_time) then
+    c := engine.pass_actions(c, p_time);
+  end if;
+  return c;
+end $$;
+
 create function engine.match_orders(p_user_id bigint, p_run_id bigint, p_logical_time timestamptz) returns int
 language plpgsql as $$
 declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
 begin
   if not c.is_closed then
-    c := engine.charge_interest(c, p_logical_time);
-    if engine.may_act(c, p_logical_time) then
-      c := engine.pass_actions(c, p_logical_time);
-    end if;
+    c := engine.enter_time(c, p_logical_time);
     c := engine.match_through(engine.watch_orders(c, p_logical_time), p_logical_time);
     perform engine.end_step(c, p_logical_time);
   end if;
@@ -94,7 +103,9 @@ declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
 begin
   if not c.is_closed and coalesce(p_market_open, c.is_open) then
-    c := engine.run_sips(engine.charge_interest(c, p_logical_time), p_logical_time);
+    c := engine.enter_time(c, p_logical_time);
+    c.made := 0;
+    c := engine.run_sips(c, p_logical_time);
     perform engine.end_step(c, p_logical_time);
   end if;
   return c.made;
@@ -108,7 +119,9 @@ declare
   c engine.context := engine.open_step(p_user_id, p_run_id, p_logical_time);
 begin
   if not c.is_closed and coalesce(p_market_open, c.is_open) then
-    c := engine.run_rebalances(engine.charge_interest(c, p_logical_time), p_logical_time);
+    c := engine.enter_time(c, p_logical_time);
+    c.made := 0;
+    c := engine.run_rebalances(c, p_logical_time);
     perform engine.end_step(c, p_logical_time);
   end if;
   return c.made;
@@ -123,7 +136,7 @@ begin
     return false;
   end if;
   perform engine.require_now(c, p_logical_time);
-  c := engine.charge_interest(c, p_logical_time);
+  c := engine.enter_time(c, p_logical_time);
   c.has_written := true;
   perform engine.end_step(c, p_logical_time);
   perform engine.mark_mtm(c, p_logical_time, engine.marked_value(c, p_logical_time));
@@ -139,7 +152,7 @@ begin
     return false;
   end if;
   perform engine.require_now(c, p_logical_time);
-  c := engine.charge_interest(c, p_logical_time);
+  c := engine.enter_time(c, p_logical_time);
   c.has_written := true;
   perform engine.end_step(c, p_logical_time);
   perform engine.mark_equity(c, p_logical_time, engine.marked_value(c, p_logical_time));

@@ -346,6 +346,48 @@ def test_a_split_happens_once_by_step_and_tick(tx: Conn) -> None:
     assert run.rules() == set()
 
 
+def test_what_a_step_has_bought_at_the_bar_of_an_action_is_not_split_by_the_tick(tx: Conn) -> None:
+    for step in ("match_orders", "try_execute_sip", "try_rebalance"):
+        market = market_of(tx, {t: 100 if t < "2024-01-04" else 50 for t in TIMES}, symbol=step)
+        split(tx, step, "2024-01-04", 2, 1)
+        dividend(tx, step, "2024-01-04", "1", "2024-01-04")
+        run = Run(market, 1_000)
+        run.tick(TIMES[1])
+        if step == "match_orders":
+            run.place(step, "BUY", 5)  # 10 by the split
+        elif step == "try_execute_sip":
+            run.sip(step, 500, "DAILY", "2024-01-04", instalments=1)
+        else:
+            run.rebalance(f'{{"{step}": 0.5}}', "WEEKLY", "2024-01-04")
+        run.call(step, logical_time=market.at(TIMES[2]))
+        run.call("match_orders", logical_time=market.at(TIMES[2]))
+        run.tick(TIMES[2])
+        assert (run.held(step), run.cash, run.count("dividend_due")) == (10, 500, 0), step
+        assert run.rules() == set()
+
+
+@pytest.mark.parametrize("step", ["try_execute_sip", "try_rebalance", "log_mtm", "record_equity"])
+@pytest.mark.parametrize("first", ["tick", "match_orders"])
+def test_a_step_alone_is_after_the_actions_of_its_time(tx: Conn, step: str, first: str) -> None:
+    """A mark closes its time: what it did not split, nothing would."""
+    market = market_of(tx, {t: 100 if t < "2024-01-04" else 50 for t in TIMES})
+    split(tx, "ACME", "2024-01-04", 2, 1)
+    run = Run(market, 10_000)
+    run.place("ACME", "BUY", 10)
+    run.call(first, logical_time=market.at(TIMES[0])) if first != "tick" else run.tick(TIMES[0])
+    run.sip("ACME", 500, "DAILY", "2024-01-04", instalments=1)
+    run.rebalance('{"ACME": 0.1}', "WEEKLY", "2024-01-04", band=D("0.5"))
+    run.place("ACME", "BUY", 1, limit=D("100"))  # its bar comes before the action's
+    at = market.at(TIMES[2])
+    assert val(tx, f"select {step}(%s, %s, %s)", *run.key, at) == 1
+    assert run.held("ACME") - 20 == {"try_execute_sip": 10}.get(step, 0) + (2 if first == "tick" else 0)
+    run.tick(TIMES[2])
+    run.tick(TIMES[3])
+    assert rows(tx, "select logical_time from event_ledger where user_id = %s and event_type = 'SPLIT'", run.user_id) == [(at,)]
+    assert {m[0] for m in run.table("equity", "paper_equity_curve", "logical_time")} == {D(10_000)}
+    assert run.rules() == set()
+
+
 def test_every_way_gives_the_same_digest_with_actions(tx: Conn) -> None:
     runs = []
     for way in ("tick", "replay", "tick_all"):
