@@ -129,6 +129,20 @@ def test_a_reverse_split_that_leaves_nothing(tx: Conn, way: str) -> None:
 
 
 @each_way
+def test_an_order_that_has_partly_filled_follows_for_what_is_left(tx: Conn, way: str) -> None:
+    market = market_of(tx, {t: (100, 100, 100, 100, 8) if t < "2024-01-04" else (50, 50, 50, 50, 8) for t in TIMES})
+    split(tx, "ACME", "2024-01-04", 2, 1)
+    run = Run(market, 10_000, participation=D("0.5"))
+    run.place("ACME", "BUY", 10, limit=100)  # 4 on each of two bars; then 4 for the 2 that are left
+    run.tick(TIMES[0])
+    drive(run, way, TIMES)
+    assert [(t[4], t[5]) for t in run.trades()] == [(4, 100), (4, 100), (4, 50)]
+    order = run.order(1)
+    assert (order["status"], order["quantity"], order["limit_price"]) == ("FILLED", 12, 50)
+    assert run.rules() == set()  # the first fills are not beyond the limit, which was another
+
+
+@each_way
 def test_a_trailing_stop_that_a_split_leaves_nothing_of(tx: Conn, way: str) -> None:
     market = market_of(tx, {t: 1 if t < "2024-01-04" else 100 for t in TIMES})
     split(tx, "ACME", "2024-01-04", 1, 100)
@@ -383,7 +397,9 @@ def test_a_step_alone_is_after_the_actions_of_its_time(tx: Conn, step: str, firs
     assert run.held("ACME") - 20 == {"try_execute_sip": 10}.get(step, 0) + (2 if first == "tick" else 0)
     run.tick(TIMES[2])
     run.tick(TIMES[3])
-    assert rows(tx, "select logical_time from event_ledger where user_id = %s and event_type = 'SPLIT'", run.user_id) == [(at,)]
+    assert rows(
+        tx, "select logical_time from event_ledger where user_id = %s and event_type = 'SPLIT'", run.user_id
+    ) == [(at,)]
     assert {m[0] for m in run.table("equity", "paper_equity_curve", "logical_time")} == {D(10_000)}
     assert run.rules() == set()
 
