@@ -343,6 +343,31 @@ def test_adjusted_feeds_and_late_rows_change_nothing(tx: Conn) -> None:
     assert (other.held("ACME"), other.cash, other.count("event_ledger")) == (5, 9_500, 0)
 
 
+@pytest.mark.parametrize("kind", ["SPLIT", "DIVIDEND"])
+def test_an_action_whose_event_was_inserted_by_hand_has_happened(tx: Conn, kind: str) -> None:
+    market = market_of(tx, dict.fromkeys(TIMES, 100))
+    split(tx, "ACME", "2024-01-04", 2, 1)
+    dividend(tx, "ACME", "2024-01-04", "1", "2024-01-04")
+    run = Run(market, 10_000)
+    run.place("ACME", "BUY", 10)
+    run.tick(TIMES[0])
+    event = "insert into event_ledger (user_id, run_id, logical_time, event_type, event_key) values (%s, %s, %s, %s, %s)"
+    tx.execute(event, [*run.key, market.at(TIMES[0]), kind, "ACME:2024-01-04"])
+    run.tick(TIMES[5])
+    assert (run.held("ACME"), run.cash) == ((10, 9_010) if kind == "SPLIT" else (20, 9_000))
+
+
+def test_a_time_that_a_raw_mark_has_closed_takes_no_action(tx: Conn) -> None:
+    market = market_of(tx, dict.fromkeys(TIMES, 100))
+    split(tx, "ACME", "2024-01-04", 2, 1)
+    run = Run(market, 10_000)
+    run.place("ACME", "BUY", 10)
+    run.tick(TIMES[0])
+    tx.execute("insert into mtm_ledger values (%s, %s, %s, 1000, 1000, 0, 0)", [*run.key, market.at(TIMES[2])])
+    run.tick(TIMES[5])
+    assert (run.held("ACME"), run.count("event_ledger")) == (10, 0)
+
+
 def test_a_split_happens_once_by_step_and_tick(tx: Conn) -> None:
     market = market_of(tx, {t: 100 if t < "2024-01-04" else 50 for t in TIMES})
     split(tx, "ACME", "2024-01-04", 2, 1)
