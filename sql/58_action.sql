@@ -86,6 +86,8 @@ begin
     'symbol', x.symbol, 'numerator', x.ratio_numerator, 'denominator', x.ratio_denominator, 'quantity', trim_scale(v_old),
     'units', trim_scale(v_new - v_old), 'cost', nullif(trim_scale(v_cost), 0), 'cash_in_lieu', nullif(trim_scale(v_cash), 0),
     'entry_id', case when v_cash <> 0 then c.last_entry_id end)));
+  c.knows_limits := false;
+  c.has_written := true;
   return c;
 end $$;
 
@@ -114,6 +116,7 @@ begin
     insert into event_ledger (user_id, run_id, logical_time, event_type, event_key, payload)
     values (c.user_id, c.run_id, p_time, 'DIVIDEND', x.symbol || ':' || x.ex_date, jsonb_build_object(
       'symbol', x.symbol, 'quantity', trim_scale(v_held), 'per_unit', trim_scale(x.amount), 'pay_date', x.pay_date));
+    c.has_written := true;
   end if;
   return c;
 end $$;
@@ -134,6 +137,7 @@ begin
   end if;
   update dividend_due x set paid_time = p_time, entry_id = d.entry_id
    where x.user_id = c.user_id and x.run_id = c.run_id and x.symbol = p_symbol and x.ex_date = p_ex_date;
+  c.has_written := true;
   if (c.terms).reinvest_dividends and d.amount > 0 and engine.is_market_open(c.calendar, p_time) then
     c := engine.with_limits(c);
     v_price := engine.tradable_close(c.feed, p_symbol, p_time, (c.terms).max_price_age);
@@ -173,8 +177,6 @@ begin
   c := engine.post(c);
   c.acted_through := p_time;
   c.closed_through := greatest(c.closed_through, p_time - interval '1 microsecond');
-  c.knows_limits := false;
-  c.has_written := true;
   return c;
 end $$;
 

@@ -368,6 +368,45 @@ def test_a_time_that_a_raw_mark_has_closed_takes_no_action(tx: Conn) -> None:
     assert (run.held("ACME"), run.count("event_ledger")) == (10, 0)
 
 
+@each_way
+def test_an_action_that_changes_nothing_is_no_event(tx: Conn, way: str) -> None:
+    """A run that stores its marks at events: those of the actions that it holds something for, and no others."""
+    market = market_of(tx, dict.fromkeys(TIMES, 100))
+    for symbol in ("BOLT", "COIL"):
+        market.instrument(symbol, step="1")
+        market.bars(symbol, dict.fromkeys(TIMES, 100))
+    split(tx, "ACME", "2024-01-03", 2, 1)
+    dividend(tx, "ACME", "2024-01-04", "1", "2024-01-08")
+    for symbol in ("BOLT", "COIL"):
+        split(tx, symbol, "2024-01-05", 2, 1)
+        dividend(tx, symbol, "2024-01-05", "1", "2024-01-05")
+    run = Run(market, 10_000, mark_policy="EVENTS")
+    run.place("ACME", "BUY", 10)
+    run.sip("BOLT", 100, "MONTHLY", "2024-03-01")
+    run.rebalance('{"COIL": 0.1}', "MONTHLY", "2024-03-01")
+    run.tick(TIMES[0])
+    drive(run, way, TIMES)
+    if way != "last":
+        found = run.table("logical_time", "mtm_ledger", "logical_time")
+        assert found == [(market.at(TIMES[n]),) for n in (0, 1, 2, 4)]
+    assert run.rules() == set()
+
+
+@each_way
+def test_a_split_that_cancels_an_order_frees_its_cash(tx: Conn, way: str) -> None:
+    market = market_of(tx, {t: 1 if t < "2024-01-04" else 1000 for t in TIMES})
+    market.bars("BOLT", {t: 1 if t < "2024-01-05" else D("1.9") for t in TIMES})
+    split(tx, "ACME", "2024-01-04", 1, 1000)
+    run = Run(market, 1000)
+    run.tick(TIMES[0])
+    run.place("BOLT", "BUY", 1)  # a fill before the split
+    run.place("ACME", "BUY", 900, limit=D("0.5"))  # holds back 450
+    run.place("BOLT", "BUY", 500, order_type="STOP", stop_price=D("1.05"))  # costs 950
+    drive(run, way, TIMES)
+    assert [run.status(n) for n in (1, 2, 3)] == ["FILLED", "CANCELED", "FILLED"]
+    assert run.rules() == set()
+
+
 def test_a_split_happens_once_by_step_and_tick(tx: Conn) -> None:
     market = market_of(tx, {t: 100 if t < "2024-01-04" else 50 for t in TIMES})
     split(tx, "ACME", "2024-01-04", 2, 1)
