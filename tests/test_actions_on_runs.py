@@ -143,6 +143,24 @@ def test_an_order_that_has_partly_filled_follows_for_what_is_left(tx: Conn, way:
 
 
 @each_way
+def test_a_trailing_stop_takes_what_it_has_won_over_the_split(tx: Conn, way: str) -> None:
+    """Bars before the split are in old units, and so is the trail then."""
+    prices = dict(zip(TIMES, (100, 120, 60, 60, 45, 40), strict=True))
+    market = market_of(tx, prices)
+    split(tx, "ACME", "2024-01-04", 2, 1)
+    run = Run(market, 10_000)
+    run.place("ACME", "BUY", 20)
+    run.tick(TIMES[0])
+    run.place("ACME", "SELL", 10, order_type="TRAILING_STOP", trail_amount=30)  # 70, 90, then 45 with a trail of 15
+    run.place("ACME", "SELL", 10, order_type="TRAILING_STOP", trail_percent=50)  # 50, 60, then 30
+    drive(run, way, TIMES)
+    assert run.trades()[1:] == [(2, market.at(TIMES[4]), "ACME", "SELL", 20, 45)]
+    assert (run.order(2)["trail_amount"], run.order(2)["stop_price"]) == (15, 45)
+    assert (run.order(3)["status"], run.order(3)["stop_price"]) == ("PENDING", 30)
+    assert run.rules() == set()
+
+
+@each_way
 def test_a_trailing_stop_that_a_split_leaves_nothing_of(tx: Conn, way: str) -> None:
     market = market_of(tx, {t: 1 if t < "2024-01-04" else 100 for t in TIMES})
     split(tx, "ACME", "2024-01-04", 1, 100)
@@ -351,7 +369,9 @@ def test_an_action_whose_event_was_inserted_by_hand_has_happened(tx: Conn, kind:
     run = Run(market, 10_000)
     run.place("ACME", "BUY", 10)
     run.tick(TIMES[0])
-    event = "insert into event_ledger (user_id, run_id, logical_time, event_type, event_key) values (%s, %s, %s, %s, %s)"
+    event = (
+        "insert into event_ledger (user_id, run_id, logical_time, event_type, event_key) values (%s, %s, %s, %s, %s)"
+    )
     tx.execute(event, [*run.key, market.at(TIMES[0]), kind, "ACME:2024-01-04"])
     run.tick(TIMES[5])
     assert (run.held("ACME"), run.cash) == ((10, 9_010) if kind == "SPLIT" else (20, 9_000))
