@@ -136,7 +136,7 @@ create table corporate_action (
   constraint corporate_action_dates_are_finite check (isfinite(ex_date) and isfinite(pay_date))
 );
 create index corporate_action_by_date on corporate_action (ex_date);
-comment on table corporate_action is 'Splits and bonuses as exact integer ratios (new units : old units), dividends per unit in the price''s currency. A tick applies them to what a run holds, at the symbol''s first bar on or after ex_date; a row that comes later changes nothing, nor one for which the symbol has no bar within 31 days.';
+comment on table corporate_action is 'Splits and bonuses as exact integer ratios (new units : old units), dividends per unit in the price''s currency. A tick applies them to what a run holds, at the symbol''s first bar on or after ex_date, in the market''s zone (one that closes at midnight is of the day before); a row that comes later changes nothing, nor does one of a time before the run''s first tick.';
 
 -- A row is in force from effective_from until the next effective_from of its component, product and side: without an
 -- end there is nothing that could overlap. A component ends by a row that charges nothing.

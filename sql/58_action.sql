@@ -3,69 +3,6 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
--- What names an action in the event ledger; the same in every session, whatever its DateStyle.
-create function engine.action_key(p_symbol text, p_ex_date date) returns text
-language sql immutable
-return p_symbol || ':' || extract(year from p_ex_date) || '-' || lpad(extract(month from p_ex_date)::text, 2, '0') || '-' || lpad(extract(day from p_ex_date)::text, 2, '0');
-
--- Symbols that the run holds or may come to hold or trade.
-create function engine.symbols_of_interest(c engine.context) returns text[]
-language plpgsql stable as $$
-begin
-  return array(
-    select h.symbol from unnest(c.symbols, c.quantities) h (symbol, quantity) where h.quantity <> 0
-    union select o.symbol from paper_order o
-     where o.user_id = c.user_id and o.run_id = c.run_id and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
-    union select s.symbol from unnest(c.sips) s where s.symbol is not null
-    union select jsonb_object_keys(s.basket) from unnest(c.sips) s
-    union select w.symbol from target_weight w where w.user_id = c.user_id and w.run_id = c.run_id);
-end $$;
-
--- The actions that fall due after the run's last tick and up to p_to, each with its bar time: a split and the ex-date of a
--- dividend count from the symbol's first bar on or after the date, so that position and price change together; a
--- payment from the feed's first bar time. Dates are the market's. A row that is loaded after its time is not applied, nor
--- one for which the symbol has no bar for a month: it is no longer traded.
-create function engine.due_actions(c engine.context, p_to timestamptz)
-returns table (logical_time timestamptz, ordinal int, symbol text, ex_date date)
-language plpgsql stable as $$
-declare
-  v_after timestamptz := greatest(c.last_logical_time, c.step_logical_time, c.closed_through, c.acted_through);
-begin
-  if c.is_adjusted or c.last_logical_time is null then
-    return;
-  end if;
-  return query
-    select b.logical_time::timestamptz, case x.action_type when 'SPLIT' then 1 else 2 end, x.symbol, x.ex_date
-      from (select c.feed as feed, c.time_zone as zone, v_after as after, p_to as upto, engine.symbols_of_interest(c) as symbols offset 0) a
-     cross join unnest(a.symbols) s (symbol)
-      join corporate_action x on x.symbol = s.symbol and x.ex_date <= (a.upto at time zone a.zone)::date
-       and x.ex_date > (a.after at time zone a.zone)::date - 31
-     cross join lateral (select b.logical_time from price_bar b
-                          where b.feed = a.feed and b.symbol = x.symbol and b.logical_time >= (x.ex_date::timestamp at time zone a.zone)
-                            and b.logical_time < ((x.ex_date + 31)::timestamp at time zone a.zone)
-                          order by b.logical_time limit 1) b
-     where b.logical_time > a.after and b.logical_time <= a.upto
-       and not exists (select from event_ledger v where v.user_id = c.user_id and v.run_id = c.run_id
-                          and v.event_type = x.action_type and v.event_key = engine.action_key(x.symbol, x.ex_date))
-    union all
-    select b.logical_time::timestamptz, 3, d.symbol, d.ex_date
-      from dividend_due d
-     cross join lateral (select b.logical_time from price_bar b
-                          where b.feed = c.feed and b.logical_time > v_after and b.logical_time <= p_to
-                            and b.logical_time >= (d.pay_date::timestamp at time zone c.time_zone)
-                          order by b.logical_time limit 1) b
-     where d.user_id = c.user_id and d.run_id = c.run_id and d.paid_time is null;
-end $$;
-
--- Is there anything to look for? One question to each of two indexes, which are empty there at most ticks.
-create function engine.may_act(c engine.context, p_to timestamptz) returns boolean
-language plpgsql stable as $$
-begin
-  return exists (select from (select (p_to at time zone c.time_zone)::date as upto, (c.last_logical_time at time zone c.time_zone)::date - 31 as since offset 0) a
-                   join corporate_action x on x.ex_date > a.since and x.ex_date <= a.upto)
-      or exists (select from dividend_due d where d.user_id = c.user_id and d.run_id = c.run_id and d.paid_time is null);
-end $$;
-
 -- Prices of open orders follow a split, to the price grid and against the trader; so do their quantities, down to the step.
 -- writes: paper_order
 create function engine.split_orders(c engine.context, p_symbol text, p_time timestamptz, p_numerator int, p_denominator int) returns boolean
@@ -97,21 +34,21 @@ return case when p_price is not null then greatest(coalesce(p_tick, 0.00000001),
   when p_is_up then ceil(p_price * p_denominator / p_numerator / p_tick) * p_tick
   else floor(p_price * p_denominator / p_numerator / p_tick) * p_tick end) end;
 
--- The last close before p_time, as it would read after this split and those that came before it at the same time.
+-- The last close before p_time in today's units: restated by the splits that have come at p_time already, and by x.
 create function engine.restated_close(c engine.context, p_time timestamptz, x corporate_action) returns numeric
 language plpgsql stable as $$
 declare
-  v_numerator numeric := x.ratio_numerator::numeric;
-  v_denominator numeric := x.ratio_denominator::numeric;
+  v_price numeric := engine.last_close(c.feed, x.symbol, p_time - interval '1 microsecond');
   v record;
 begin
-  for v in select (e.payload ->> 'numerator')::numeric as numerator, (e.payload ->> 'denominator')::numeric as denominator
-             from event_ledger e
-            where e.user_id = c.user_id and e.run_id = c.run_id and e.event_type = 'SPLIT' and e.logical_time = p_time and e.payload ->> 'symbol' = x.symbol loop
-    v_numerator := v_numerator * v.numerator;
-    v_denominator := v_denominator * v.denominator;
+  for v in select k.ratio_numerator as numerator, k.ratio_denominator as denominator
+             from corporate_action k
+             join event_ledger e on e.user_id = c.user_id and e.run_id = c.run_id and e.event_type = 'SPLIT'
+              and e.event_key = engine.action_key(k.symbol, k.ex_date) and e.logical_time = p_time
+            where k.symbol = x.symbol and k.action_type = 'SPLIT' and k.ex_date < x.ex_date order by k.ex_date loop
+    v_price := engine.split_price(v_price, v.numerator, v.denominator, null, false);
   end loop;
-  return round(engine.last_close(c.feed, x.symbol, p_time - interval '1 microsecond') * v_denominator / v_numerator, 8);
+  return engine.split_price(v_price, x.ratio_numerator, x.ratio_denominator, null, false);
 end $$;
 
 -- A split or bonus of p_numerator new units for p_denominator old ones: the position follows, down to the step; the
@@ -122,15 +59,15 @@ language plpgsql as $$
 declare
   i int := array_position(c.symbols, x.symbol);
   v_old numeric := coalesce(c.quantities[i], 0);
-  v_exact numeric := v_old * x.ratio_numerator / x.ratio_denominator;
   v_new numeric := (select engine.units_for(v_old * x.ratio_numerator, x.ratio_denominator, s.quantity_step) from instrument s where s.symbol = x.symbol);
   v_price numeric := engine.restated_close(c, p_time, x);
-  v_cash numeric := coalesce(engine.value(v_exact - v_new, v_price, c.scale), 0);
+  v_rest numeric := v_old * x.ratio_numerator - v_new * x.ratio_denominator;   -- exact, where the fraction itself would be rounded
+  v_cash numeric := coalesce(round(v_rest * v_price / x.ratio_denominator, c.scale), 0);
   v_cost numeric := 0::numeric;
   v_has_orders boolean;
 begin
   if v_old <> 0 then
-    v_cost := case when v_new = 0 then c.cost_bases[i] else round(c.cost_bases[i] * (v_exact - v_new) / v_exact, c.scale) end;
+    v_cost := case when v_new = 0 then c.cost_bases[i] else round(c.cost_bases[i] * v_rest / (v_old * x.ratio_numerator), c.scale) end;
     c.quantities[i] := v_new;
     c.cost_bases[i] := c.cost_bases[i] - v_cost;
     c.realized_pnls[i] := c.realized_pnls[i] + v_cash - v_cost;
@@ -147,12 +84,13 @@ begin
   if v_old = 0 and not v_has_orders then
     return c;
   end if;
-  c.has_written := true;
   insert into event_ledger (user_id, run_id, logical_time, event_type, event_key, payload)
   values (c.user_id, c.run_id, p_time, 'SPLIT', engine.action_key(x.symbol, x.ex_date), jsonb_strip_nulls(jsonb_build_object(
     'symbol', x.symbol, 'numerator', x.ratio_numerator, 'denominator', x.ratio_denominator, 'quantity', trim_scale(v_old),
     'units', trim_scale(v_new - v_old), 'cost', nullif(trim_scale(v_cost), 0), 'cash_in_lieu', nullif(trim_scale(v_cash), 0),
     'entry_id', case when v_cash <> 0 then c.last_entry_id end)));
+  c.knows_limits := false;
+  c.has_written := true;
   return c;
 end $$;
 
@@ -216,8 +154,9 @@ begin
   return c;
 end $$;
 
--- Everything that falls due at p_time: splits, ex-dates, then payments, a dividend's of the same day included; each by
--- symbol. What orders have done before is posted; matching goes on from just before p_time.
+-- Everything that falls due at p_time: splits and ex-dates by symbol and date, a split before a dividend of its date, which
+-- is per new unit; then payments by symbol and ex-date: of dividends of this time those too whose pay date has passed.
+-- What orders have done before is posted; matching goes on from just before p_time.
 create function engine.act(c engine.context, p_time timestamptz) returns engine.context
 language plpgsql as $$
 declare
@@ -229,19 +168,18 @@ begin
     perform engine.ratchet(c, p_time - interval '1 microsecond');
   end if;
   for v in select d.* from engine.due_actions(c, p_time) d
-            where d.logical_time = p_time and d.ordinal < 3 order by d.ordinal, d.symbol collate "C", d.ex_date loop
+            where d.logical_time = p_time and d.ordinal < 3 order by d.symbol collate "C", d.ex_date, d.ordinal loop
     select * into strict x from corporate_action k
      where k.symbol = v.symbol and k.ex_date = v.ex_date and k.action_type = case v.ordinal when 1 then 'SPLIT' else 'DIVIDEND' end;
     c := case v.ordinal when 1 then engine.apply_split(c, p_time, x) else engine.declare_dividend(c, p_time, x) end;
   end loop;
   for v in select d.* from engine.due_actions(c, p_time) d
-            where d.logical_time = p_time and d.ordinal = 3 order by d.symbol collate "C", d.ex_date loop
+            where d.logical_time <= p_time and d.ordinal = 3 order by d.symbol collate "C", d.ex_date loop
     c := engine.pay_dividend(c, p_time, v.symbol, v.ex_date);
   end loop;
   c := engine.post(c);
   c.acted_through := p_time;
   c.closed_through := greatest(c.closed_through, p_time - interval '1 microsecond');
-  c.knows_limits := false;
   return c;
 end $$;
 

@@ -40,7 +40,9 @@ begin
     from (select c.user_id as user_id, c.run_id as run_id, c.calendar as calendar, p_time as at offset 0) a;
   c.is_closed := c.closed_through is not distinct from p_time or p_time <= c.last_logical_time and engine.is_complete(c, p_time);
   c.is_open := v_session_open < p_time;            -- null: the calendar does not know
-  c.closed_through := greatest(c.closed_through, c.step_logical_time - interval '1 microsecond');
+  if c.last_logical_time is not null then          -- a step has done what earlier bars owed; a first time owes none
+    c.closed_through := greatest(c.closed_through, c.step_logical_time - interval '1 microsecond');
+  end if;
   return c;
 end $$;
 
@@ -60,7 +62,8 @@ begin
 end $$;
 
 -- A step comes after all that is owed by then, as in a tick: interest, the actions up to its time, and what earlier bars
--- have done to orders. Only its own bar it leaves to match_orders. On a run's first time nothing is owed.
+-- have done to orders. So what it trades or marks is in the units of its time, and nothing splits it again. Only its own
+-- bar it leaves to match_orders. Before the first tick bars owe nothing to orders.
 -- writes: every per-run table but the marks
 create function engine.catch_up(c engine.context, p_time timestamptz) returns engine.context
 language plpgsql as $$
@@ -68,11 +71,11 @@ declare
   v_before constant timestamptz := p_time - interval '1 microsecond';
 begin
   c := engine.charge_interest(c, p_time);
-  if num_nonnulls(c.last_logical_time, c.step_logical_time) = 0 then
-    return c;
-  end if;
   if engine.may_act(c, p_time) then
     c := engine.pass_actions(c, p_time);
+  end if;
+  if c.last_logical_time is null then
+    return c;
   end if;
   c := engine.post(engine.match_through(engine.watch_orders(c, v_before), v_before));
   c.closed_through := greatest(c.closed_through, v_before);

@@ -17,14 +17,15 @@ declare
   v_plan record;
   v_calendar text;
   v_zone text;
-  v_acts boolean;
+  v_acting text[];
   v_pays boolean;
   v_date date;
 begin
   select k.calendar, k.time_zone, (p_time at time zone k.time_zone)::date into strict v_calendar, v_zone, v_date
     from feed f join calendar k on k.calendar = f.calendar where f.feed = p_feed;
 
-  v_acts := exists (select from corporate_action y where y.ex_date <= v_date);
+  v_acting := engine.acting_symbols(p_feed, v_zone, (select min(s.last_logical_time) from unnest(p_user_ids, p_run_ids) r (user_id, run_id)
+    cross join lateral (select s.last_logical_time from engine_state s where s.user_id = r.user_id and s.run_id = r.run_id offset 0) s), p_time);
   v_pays := exists (select from dividend_due d where d.paid_time is null);
   return query
     select r.user_id, r.run_id
@@ -39,9 +40,8 @@ begin
         or x.initial_margin is not null
           and (s.cash < 0 or exists (select from paper_position p where p.user_id = r.user_id and p.run_id = r.run_id and p.quantity <> 0))
         or v_pays and exists (select from dividend_due d where d.user_id = r.user_id and d.run_id = r.run_id and d.paid_time is null)
-        or v_acts and exists (select from paper_position p join corporate_action y on y.symbol = p.symbol
-                    where p.user_id = r.user_id and p.run_id = r.run_id and p.quantity <> 0
-                      and y.ex_date <= v_date and y.ex_date > (s.last_logical_time at time zone v_zone)::date - 31)
+        or v_acting <> '{}' and exists (select from paper_position p
+                    where p.user_id = r.user_id and p.run_id = r.run_id and p.quantity <> 0 and p.symbol = any (v_acting))
         or x.mark_policy = 'EVENTS' and (s.last_logical_time is null
           or exists (select from mtm_ledger m where m.user_id = r.user_id and m.run_id = r.run_id and m.logical_time = p_time)
           or exists (select from paper_equity_curve e where e.user_id = r.user_id and e.run_id = r.run_id and e.logical_time = p_time));
@@ -193,8 +193,7 @@ begin
   perform engine.require_admin('tick_all');
   perform engine.require_read_committed(p_user_ids[1], p_run_ids[1]);
   if p_user_ids is null then
-    perform engine.require_time(p_time);
-    perform engine.require(coalesce(p_limit, 1) > 0, 'argument=commit_every must_be=positive');
+    perform engine.require_time(p_time), engine.require(coalesce(p_limit, 1) > 0, 'argument=commit_every must_be=positive');
     perform engine.require_feed_time(p_feed, p_time);
   end if;
   select array_agg(n.user_id), array_agg(n.run_id) into p_user_ids, p_run_ids

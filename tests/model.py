@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from calendar import monthrange
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, localcontext
@@ -15,6 +16,7 @@ from math import lcm
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from tests.model_actions import Action, Actions
 from tests.model_orders import ZERO, Bar, Order, Orders, Terms, money
 
 DAY = timedelta(days=1)
@@ -80,6 +82,9 @@ class Calendar:
     def day_of(self, at: datetime) -> date:
         return at.astimezone(ZoneInfo(self.zone)).date()
 
+    def midnight(self, day: date) -> datetime:
+        return datetime.combine(day, time(), ZoneInfo(self.zone)).astimezone(UTC)
+
     def has_day(self, day: date) -> bool:
         return self.sessions is None or day in self.days
 
@@ -112,6 +117,8 @@ class Market:
     instruments: dict[str, tuple[Decimal, Decimal | None]]
     bars: dict[str, dict[datetime, Bar]]
     calendar: Calendar = field(default_factory=Calendar)
+    actions: list[Action] = field(default_factory=list)
+    adjusted: bool = False
 
     def __post_init__(self) -> None:
         self.clock = sorted({at for bars in self.bars.values() for at in bars})
@@ -123,6 +130,9 @@ class Market:
     def close(self, symbol: str, at: datetime | None) -> Decimal | None:
         time = self.closed_at(symbol, at)
         return self.bars[symbol][time].close if time else None
+
+    def close_before(self, symbol: str, at: datetime) -> Decimal | None:
+        return self.close(symbol, at - timedelta(microseconds=1))
 
 
 @dataclass
@@ -216,7 +226,7 @@ class Rebalance(Plan):
 FAR = date(9999, 1, 1)
 
 
-class Model(Orders):
+class Model(Orders, Actions):
     """One run. Its verbs are those of the database; its tables are lists of rows without the run's key."""
 
     new_position = Position
@@ -240,6 +250,7 @@ class Model(Orders):
         self.mtm: dict[datetime, tuple[Any, ...]] = {}
         self.equity: dict[datetime, tuple[Any, ...]] = {}
         self.events: list[tuple[Any, ...]] = []
+        self.dues, self.seen = [], Counter()
 
     def call(self, verb: str, **arguments: Any) -> None:
         """Call a verb by name, with enough digits for every product of a quantity and a price to be exact."""
@@ -371,6 +382,8 @@ class Model(Orders):
         since, self.first = self.last, self.first or at
         for bar_time in self.market.clock:
             if bar_time == at or (since and since < bar_time < at):
+                if since:
+                    self.act(bar_time)
                 self._bar_time(bar_time)
         self.last = at
         if self.calendar.session(at):
@@ -516,7 +529,8 @@ class Model(Orders):
             "cash_ledger": self.entries,
             "mtm_ledger": [self.mtm[at] for at in sorted(self.mtm)],
             "paper_equity_curve": [self.equity[at] for at in sorted(self.equity)],
-            "event_ledger": sorted(self.events, key=lambda e: (e[1], e[2])),
+            "event_ledger": sorted(self.events, key=lambda e: (e[1], e[2].encode())),
+            "dividend_due": [due.row() for due in sorted(self.dues, key=lambda d: (d.symbol.encode(), d.ex_date))],
             "engine_state": [(self.cash, self.first, self.last)],
             "strategy_run": [(self.status,)],
         }
@@ -557,6 +571,7 @@ COLUMNS = {
     "mtm_ledger": ["logical_time", "market_value", "cost_basis", "unrealized_pnl", "realized_pnl"],
     "paper_equity_curve": ["logical_time", "cash", "market_value", "equity"],
     "event_ledger": ["logical_time", "event_type", "event_key", "payload"],
+    "dividend_due": ["symbol", "ex_date", "pay_date", "quantity", "amount", "paid_time", "entry_id"],
     "engine_state": ["cash", "first_logical_time", "last_logical_time"],
     "strategy_run": ["status"],
 }

@@ -45,6 +45,7 @@ class Terms:
     volume_impact: Decimal = ZERO
     penetration_ticks: int = 0
     max_price_age: timedelta | None = None
+    reinvest_dividends: bool = False
 
 
 @dataclass

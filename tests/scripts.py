@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from psycopg.types.json import set_json_loads
 
 from tests.model import COLUMNS, Bar, Calendar, Market, Session
+from tests.model_actions import Action
 
 D = Decimal
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE")
@@ -95,6 +96,8 @@ class Script:
     cash: Decimal
     calls: list[Call] = field(default_factory=list)
     terms: dict[str, Any] = field(default_factory=dict)  # further arguments of start_run
+    actions: list[Action] = field(default_factory=list)  # others may come later, by load_action
+    adjusted: bool = False
 
     def __repr__(self) -> str:
         """One line a bar and a call, for reading a failure."""
@@ -102,6 +105,7 @@ class Script:
         for symbol, bars in self.bars.items():
             for at, b in bars.items():
                 lines.append(f"  {symbol} {at:%Y-%m-%dT%H:%M} {b.open} {b.high} {b.low} {b.close} {b.volume}")
+        lines += [f"  {action}" for action in self.actions]
         return "\n".join([*lines, *(f"  {call!r}" for call in self.calls)])
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
@@ -109,7 +113,7 @@ class Script:
 
     @property
     def market(self) -> Market:
-        return Market(INSTRUMENTS, self.bars, CALENDARS[self.calendar])
+        return Market(INSTRUMENTS, self.bars, CALENDARS[self.calendar], [*self.actions], self.adjusted)
 
 
 # -- what a script may hold; small round numbers, so that limits are met exactly and orders meet each other
@@ -132,7 +136,8 @@ def scripts(draw: st.DrawFn, every_time: bool = False, plans: bool = False, orde
     """A script. With every_time it ticks at each feed time in turn and at no other, and ends before any refusal.
 
     With plans it is about SIPs and rebalances more than about orders, and none of them is refused at once.
-    With orders it is about orders alone, on terms of its own, and with something to sell from the start.
+    With orders it is about orders alone, on terms of its own, and with something to sell from the start. With both it
+    is about both.
     """
     calendar = draw(st.sampled_from(sorted(CALENDARS)))
     zone = ZoneInfo(CALENDARS[calendar].zone)
@@ -151,6 +156,8 @@ def scripts(draw: st.DrawFn, every_time: bool = False, plans: bool = False, orde
     script = Script(calendar, bars, units[symbols[0]] * draw(st.sampled_from([400, 1500, 10000, 100, 0])))
     if orders:
         script.cash, script.terms = max(units.values()) * draw(st.sampled_from([1500, 10000])), draw(_terms())
+        if plans:
+            script.terms["max_price_age"] = None
         for symbol in symbols:
             script.calls.append(Call("place_order", {"symbol": symbol, "side": "BUY", "quantity": D(100)}))
     if every_time:
@@ -158,7 +165,7 @@ def scripts(draw: st.DrawFn, every_time: bool = False, plans: bool = False, orde
     past: list[datetime] = []
     for at in sorted(times):
         for _ in range(draw(_SOMETIMES) % 3 if past else draw(st.integers(1, 4))):
-            if orders:
+            if orders and not (plans and draw(st.booleans())):
                 script.calls.append(draw(_order_commands(units, len(script.calls))))
             else:
                 script.calls.append(draw(_plan_commands(units, start) if plans else _commands(units, start)))
@@ -445,7 +452,7 @@ def _sips(draw: st.DrawFn, symbol: str, unit: Decimal, start: date, symbols: lis
 _ROWS = {
     table: f"select {', '.join(columns)} from {table} where user_id = %s and run_id = %s order by "
     + ('event_type collate "C", event_key collate "C"' if table == "event_ledger" else f"{columns[0]}")
-    + (' collate "C"' if table == "paper_position" else "")
+    + {"paper_position": ' collate "C"', "dividend_due": ' collate "C", ex_date'}.get(table, "")
     for table, columns in COLUMNS.items()
 }
 
@@ -459,6 +466,8 @@ class Run:
     run_id: int
 
     def call(self, verb: str, **arguments: Any) -> None:
+        if verb == "load_action":
+            return add_actions(self.conn, [arguments["action"]])
         values: list[Any] = [self.user_id, self.run_id]
         named = []
         for name, value in arguments.items():
@@ -478,11 +487,21 @@ class Run:
         return str(row[0])
 
 
+def add_actions(conn: psycopg.Connection, actions: list[Action]) -> None:
+    rows = [
+        (a.symbol, a.ex_date, a.action_type, a.numerator or None, a.denominator or None, a.amount or None, a.pay_date)
+        for a in actions
+    ]
+    conn.cursor().executemany(
+        "insert into corporate_action values (%s, %s, %s, %s, %s, %s, %s) on conflict do nothing", rows
+    )
+
+
 class Bench:
     """A database that holds the symbols and calendars of all scripts, and makes feeds and runs on them."""
 
     def __init__(self, conn: psycopg.Connection) -> None:
-        self.conn, self._numbers = conn, count(1)
+        self.conn, self._numbers, self._has_actions = conn, count(1), False
         set_json_loads(partial(json.loads, parse_float=Decimal), conn)
         conn.cursor().executemany(
             "insert into instrument values (%s, %s, %s)", [(s, *k) for s, k in INSTRUMENTS.items()]
@@ -495,7 +514,8 @@ class Bench:
 
     def feed(self, script: Script, shuffled: Iterable[int] | None = None) -> str:
         feed = f"feed {next(self._numbers)}"
-        self.conn.execute("insert into feed values (%s, %s)", [feed, script.calendar])
+        self.conn.execute("insert into feed values (%s, %s, %s)", [feed, script.calendar, script.adjusted])
+        self.set_actions(script.actions)
         rows = [
             (feed, s, at, b.open, b.high, b.low, b.close, b.volume)
             for s, bars in script.bars.items()
@@ -508,6 +528,13 @@ class Bench:
             for row in rows:
                 to.write_row(row)
         return feed
+
+    def set_actions(self, actions: list[Action]) -> None:
+        """The symbols are everyone's, and so are their actions: those of one script at a time."""
+        if actions or self._has_actions:
+            self.conn.execute("delete from corporate_action")
+            self._has_actions = True
+            add_actions(self.conn, actions)
 
     def run(self, feed: str, cash: Decimal, **terms: Any) -> Run:
         named = "".join(f", p_{name} => %s" for name in terms)

@@ -213,20 +213,6 @@ def test_fractions_of_two_splits_on_one_bar_are_paid_what_they_are_worth(tx: Con
     assert run.table("equity", "paper_equity_curve", "logical_time")[-1] == (D(155),)  # 110
 
 
-@pytest.mark.parametrize(("back", "held"), [("2024-02-07 16:00", 20), ("2024-02-08 16:00", 10)])
-@pytest.mark.parametrize("ticked", [True, False])
-def test_a_split_waits_a_month_for_the_symbols_bar(tx: Conn, back: str, held: int, ticked: bool) -> None:
-    """And is not applied later, whether the run ticked meanwhile or not."""
-    run = holding(tx, 100, 100)
-    run.market.bars("B", {"2024-01-20 16:00": 10, "2024-02-06 16:00": 10})
-    run.market.bars("A", {back: 50})
-    tx.execute(SPLIT, ["A", day("2024-01-08"), 2, 1])
-    for when in ("2024-01-20 16:00", "2024-02-06 16:00") if ticked else ():
-        run.tick(when)
-    run.tick(back)
-    assert run.held("A") == held
-
-
 def test_a_trailing_stop_at_a_time_that_a_mark_has_closed(tx: Conn) -> None:
     run = holding(tx, 100, 100, (100, 130, 99, 125), (125, 125, 110, 112), 111)
     run.place("A", "SELL", 10, order_type="TRAILING_STOP", trail_amount=10)

@@ -86,6 +86,33 @@ def test_a_fraction_is_paid_in_cash_with_its_share_of_the_cost(tx: Conn, way: st
     assert run.rules() == set()
 
 
+@pytest.mark.parametrize(
+    ("price", "units", "ratio", "cash", "cost"),
+    [
+        ("120.06", 1, (4, 3), "30.02", "30.02"),  # a third of 90.045, which is 30.015; a quarter of the cost, 30.015
+        ("0.06", 1, (4, 3), "0.02", "0.02"),
+        ("1.2", 100, (21, 20), "0", "0"),  # no fraction
+        ("0.3", 7, (3, 7), "0", "0"),
+        ("0.2", 5, (2, 3), "0.10", "0.10"),
+        ("0.05", 1, (10, 9), "0.01", "0.01"),  # 0.045 / 9, which is 0.005
+    ],
+)
+def test_half_a_cent_of_a_fraction_is_rounded_up(
+    tx: Conn, price: str, units: int, ratio: tuple[int, int], cash: str, cost: str
+) -> None:
+    """Exactly: a third of a unit is no decimal."""
+    market = market_of(tx, dict.fromkeys(TIMES, D(price)))
+    split(tx, "ACME", "2024-01-04", *ratio)
+    run = Run(market, 1000)
+    run.place("ACME", "BUY", units)
+    run.tick(TIMES[0])
+    bought = 1000 - run.cash
+    drive(run, "last", TIMES)
+    assert run.cash == 1000 - bought + D(cash)
+    assert run.table("cost_basis, realized_pnl", "paper_position", "symbol") == [(bought - D(cost), D(cash) - D(cost))]
+    assert run.rules() == set()
+
+
 @each_way
 def test_a_reverse_split_that_leaves_nothing(tx: Conn, way: str) -> None:
     market = market_of(tx, {t: 1 if t < "2024-01-04" else 100 for t in TIMES})
@@ -98,6 +125,53 @@ def test_a_reverse_split_that_leaves_nothing(tx: Conn, way: str) -> None:
     assert (run.held("ACME"), run.cash) == (0, 100)
     assert run.status(order["order_id"]) == "CANCELED"
     assert run.table("cost_basis, realized_pnl", "paper_position", "symbol") == [(0, 0)]
+    assert run.rules() == set()
+
+
+@each_way
+def test_an_order_that_has_partly_filled_follows_for_what_is_left(tx: Conn, way: str) -> None:
+    market = market_of(tx, {t: (100, 100, 100, 100, 8) if t < "2024-01-04" else (50, 50, 50, 50, 8) for t in TIMES})
+    split(tx, "ACME", "2024-01-04", 2, 1)
+    run = Run(market, 10_000, participation=D("0.5"))
+    run.place("ACME", "BUY", 10, limit=100)  # 4 on each of two bars; then 4 for the 2 that are left
+    run.tick(TIMES[0])
+    drive(run, way, TIMES)
+    assert [(t[4], t[5]) for t in run.trades()] == [(4, 100), (4, 100), (4, 50)]
+    order = run.order(1)
+    assert (order["status"], order["quantity"], order["limit_price"]) == ("FILLED", 12, 50)
+    assert run.rules() == set()  # the first fills are not beyond the limit, which was another
+
+
+@each_way
+def test_a_trailing_stop_takes_what_it_has_won_over_the_split(tx: Conn, way: str) -> None:
+    """Bars before the split are in old units, and so is the trail then."""
+    prices = dict(zip(TIMES, (100, 120, 60, 60, 45, 40), strict=True))
+    market = market_of(tx, prices)
+    split(tx, "ACME", "2024-01-04", 2, 1)
+    run = Run(market, 10_000)
+    run.place("ACME", "BUY", 20)
+    run.tick(TIMES[0])
+    run.place("ACME", "SELL", 10, order_type="TRAILING_STOP", trail_amount=30)  # 70, 90, then 45 with a trail of 15
+    run.place("ACME", "SELL", 10, order_type="TRAILING_STOP", trail_percent=50)  # 50, 60, then 30
+    drive(run, way, TIMES)
+    assert run.trades()[1:] == [(2, market.at(TIMES[4]), "ACME", "SELL", 20, 45)]
+    assert (run.order(2)["trail_amount"], run.order(2)["stop_price"]) == (15, 45)
+    assert (run.order(3)["status"], run.order(3)["stop_price"]) == ("PENDING", 30)
+    assert run.rules() == set()
+
+
+@each_way
+def test_a_trailing_stop_that_a_split_leaves_nothing_of(tx: Conn, way: str) -> None:
+    market = market_of(tx, {t: 1 if t < "2024-01-04" else 100 for t in TIMES})
+    split(tx, "ACME", "2024-01-04", 1, 100)
+    run = Run(market, 100)
+    run.place("ACME", "BUY", 40)
+    run.tick(TIMES[0])
+    run.place("ACME", "SELL", 40, order_type="TRAILING_STOP", trail_percent=10)
+    drive(run, way, TIMES)
+    order = run.order(2)
+    assert (order["status"], order["closed_time"], order["seen_time"]) == ("CANCELED", market.at(TIMES[2]), None)
+    assert order["stop_price"] == 90  # that of 1, restated
     assert run.rules() == set()
 
 
@@ -189,6 +263,85 @@ def test_a_dividend_is_reinvested_at_the_close(tx: Conn, way: str) -> None:
     assert run.rules() == set()
 
 
+@each_way
+def test_a_bar_that_closes_at_midnight_is_of_the_day_before(tx: Conn, way: str) -> None:
+    """So daily bars are stamped under ALWAYS: that of the 2nd at 00:00 on the 3rd."""
+    times = [f"2024-01-0{n} 00:00" for n in (2, 3, 4, 5)]
+    market = Market(tx)
+    market.instrument("ACME", step="1")
+    market.bars("ACME", {t: 100 if t < "2024-01-04" else 50 for t in times})
+    split(tx, "ACME", "2024-01-03", 2, 1)  # the bar of the 3rd is stamped 00:00 on the 4th
+    dividend(tx, "ACME", "2024-01-03", "1", "2024-01-04")
+    run = Run(market, 10_000)
+    run.place("ACME", "BUY", 5)
+    run.tick(times[0])
+    drive(run, way, times)
+    equity = dict(run.table("logical_time, equity", "paper_equity_curve", "logical_time"))
+    assert equity == {at: 10_010 if at == market.at(times[3]) else 10_000 for at in equity}
+    assert rows(tx, "select event_type, logical_time from event_ledger where user_id = %s order by 1", run.user_id) == [
+        ("DIVIDEND", market.at(times[2])),
+        ("SPLIT", market.at(times[2])),
+    ]
+    assert rows(tx, "select quantity, paid_time from dividend_due where user_id = %s", run.user_id) == [
+        (10, market.at(times[3]))
+    ]
+
+
+@each_way
+def test_actions_that_wait_for_one_bar_come_in_the_order_of_their_dates(tx: Conn, way: str) -> None:
+    """A dividend before a split is per old unit; one of its date per new unit."""
+    market = market_of(tx, {TIMES[0]: 100, TIMES[4]: 50, TIMES[5]: 50})
+    market.bars("CLOCK", dict.fromkeys(TIMES, 1))
+    dividend(tx, "ACME", "2024-01-03", "1", "2024-01-03")
+    split(tx, "ACME", "2024-01-04", 2, 1)
+    dividend(tx, "ACME", "2024-01-04", "0.1", "2024-01-09")
+    run = Run(market, 10_000)
+    run.place("ACME", "BUY", 10)
+    run.tick(TIMES[0])
+    drive(run, way, TIMES)
+    assert run.table("quantity, amount, paid_time", "dividend_due", "ex_date") == [
+        (10, 10, market.at(TIMES[4])),
+        (20, 2, market.at(TIMES[5])),
+    ]
+    assert run.rules() == set()
+
+
+@each_way
+def test_a_fraction_after_two_splits_is_paid_at_the_price_after_both(tx: Conn, way: str) -> None:
+    market = market_of(tx, {TIMES[0]: 90, TIMES[4]: 40, TIMES[5]: 40})
+    market.bars("CLOCK", dict.fromkeys(TIMES, 1))
+    split(tx, "ACME", "2024-01-03", 3, 2)  # 5 are 7.5: half a unit at 60
+    split(tx, "ACME", "2024-01-04", 3, 2)  # 7 are 10.5: half a unit at 40
+    run = Run(market, 10_000)
+    run.place("ACME", "BUY", 5)
+    run.tick(TIMES[0])
+    drive(run, way, TIMES)
+    assert run.table("amount, cause", "cash_ledger", "entry_id")[2:] == [(30, "CASH_IN_LIEU"), (20, "CASH_IN_LIEU")]
+    assert {m[0] for m in run.table("equity", "paper_equity_curve", "logical_time")} == {D(10_000)}
+    assert run.rules() == set()
+
+
+@each_way
+def test_a_split_waits_for_as_long_as_the_symbol_has_no_bar(tx: Conn, way: str) -> None:
+    """A fund that is priced once a quarter, and a market of days."""
+    times = [f"2024-{m:02}-{d:02} {CLOSE}" for m in (1, 2, 3) for d in (2, 9, 16, 23)]
+    market = Market(tx)
+    market.instrument("FUND", step="1")
+    market.bars("FUND", {times[0]: 100, times[-2]: 50, times[-1]: 50})
+    market.bars("CLOCK", dict.fromkeys(times, 1))
+    split(tx, "FUND", "2024-01-05", 2, 1)
+    dividend(tx, "FUND", "2024-01-10", "1", "2024-01-15")
+    run = Run(market, 10_000)
+    run.place("FUND", "BUY", 10)
+    run.tick(times[0])
+    run.place("FUND", "SELL", 5, limit=1000)
+    drive(run, way, times)
+    assert run.held("FUND") == 20
+    assert run.order(2)["quantity"] == 10
+    assert run.table("quantity, paid_time", "dividend_due", "symbol") == [(20, market.at(times[-2]))]
+    assert run.rules() == set()
+
+
 def test_adjusted_feeds_and_late_rows_change_nothing(tx: Conn) -> None:
     market = market_of(tx, dict.fromkeys(TIMES, 100))
     run = Run(market, 10_000)
@@ -208,6 +361,72 @@ def test_adjusted_feeds_and_late_rows_change_nothing(tx: Conn) -> None:
     assert (other.held("ACME"), other.cash, other.count("event_ledger")) == (5, 9_500, 0)
 
 
+@pytest.mark.parametrize("kind", ["SPLIT", "DIVIDEND"])
+def test_an_action_whose_event_was_inserted_by_hand_has_happened(tx: Conn, kind: str) -> None:
+    market = market_of(tx, dict.fromkeys(TIMES, 100))
+    split(tx, "ACME", "2024-01-04", 2, 1)
+    dividend(tx, "ACME", "2024-01-04", "1", "2024-01-04")
+    run = Run(market, 10_000)
+    run.place("ACME", "BUY", 10)
+    run.tick(TIMES[0])
+    event = (
+        "insert into event_ledger (user_id, run_id, logical_time, event_type, event_key) values (%s, %s, %s, %s, %s)"
+    )
+    tx.execute(event, [*run.key, market.at(TIMES[0]), kind, "ACME:2024-01-04"])
+    run.tick(TIMES[5])
+    assert (run.held("ACME"), run.cash) == ((10, 9_010) if kind == "SPLIT" else (20, 9_000))
+
+
+def test_a_time_that_a_raw_mark_has_closed_takes_no_action(tx: Conn) -> None:
+    market = market_of(tx, dict.fromkeys(TIMES, 100))
+    split(tx, "ACME", "2024-01-04", 2, 1)
+    run = Run(market, 10_000)
+    run.place("ACME", "BUY", 10)
+    run.tick(TIMES[0])
+    tx.execute("insert into mtm_ledger values (%s, %s, %s, 1000, 1000, 0, 0)", [*run.key, market.at(TIMES[2])])
+    run.tick(TIMES[5])
+    assert (run.held("ACME"), run.count("event_ledger")) == (10, 0)
+
+
+@each_way
+def test_an_action_that_changes_nothing_is_no_event(tx: Conn, way: str) -> None:
+    """A run that stores its marks at events: those of the actions that it holds something for, and no others."""
+    market = market_of(tx, dict.fromkeys(TIMES, 100))
+    for symbol in ("BOLT", "COIL"):
+        market.instrument(symbol, step="1")
+        market.bars(symbol, dict.fromkeys(TIMES, 100))
+    split(tx, "ACME", "2024-01-03", 2, 1)
+    dividend(tx, "ACME", "2024-01-04", "1", "2024-01-08")
+    for symbol in ("BOLT", "COIL"):
+        split(tx, symbol, "2024-01-05", 2, 1)
+        dividend(tx, symbol, "2024-01-05", "1", "2024-01-05")
+    run = Run(market, 10_000, mark_policy="EVENTS")
+    run.place("ACME", "BUY", 10)
+    run.sip("BOLT", 100, "MONTHLY", "2024-03-01")
+    run.rebalance('{"COIL": 0.1}', "MONTHLY", "2024-03-01")
+    run.tick(TIMES[0])
+    drive(run, way, TIMES)
+    if way != "last":
+        found = run.table("logical_time", "mtm_ledger", "logical_time")
+        assert found == [(market.at(TIMES[n]),) for n in (0, 1, 2, 4)]
+    assert run.rules() == set()
+
+
+@each_way
+def test_a_split_that_cancels_an_order_frees_its_cash(tx: Conn, way: str) -> None:
+    market = market_of(tx, {t: 1 if t < "2024-01-04" else 1000 for t in TIMES})
+    market.bars("BOLT", {t: 1 if t < "2024-01-05" else D("1.9") for t in TIMES})
+    split(tx, "ACME", "2024-01-04", 1, 1000)
+    run = Run(market, 1000)
+    run.tick(TIMES[0])
+    run.place("BOLT", "BUY", 1)  # a fill before the split
+    run.place("ACME", "BUY", 900, limit=D("0.5"))  # holds back 450
+    run.place("BOLT", "BUY", 500, order_type="STOP", stop_price=D("1.05"))  # costs 950
+    drive(run, way, TIMES)
+    assert [run.status(n) for n in (1, 2, 3)] == ["FILLED", "CANCELED", "FILLED"]
+    assert run.rules() == set()
+
+
 def test_a_split_happens_once_by_step_and_tick(tx: Conn) -> None:
     market = market_of(tx, {t: 100 if t < "2024-01-04" else 50 for t in TIMES})
     split(tx, "ACME", "2024-01-04", 2, 1)
@@ -222,6 +441,50 @@ def test_a_split_happens_once_by_step_and_tick(tx: Conn) -> None:
     run.tick(TIMES[2])
     run.tick(TIMES[3])
     assert (run.held("ACME"), run.cash) == (10, 9_510)  # a dividend of the same day is per new unit
+    assert run.rules() == set()
+
+
+def test_what_a_step_has_bought_at_the_bar_of_an_action_is_not_split_by_the_tick(tx: Conn) -> None:
+    for step in ("match_orders", "try_execute_sip", "try_rebalance"):
+        market = market_of(tx, {t: 100 if t < "2024-01-04" else 50 for t in TIMES}, symbol=step)
+        split(tx, step, "2024-01-04", 2, 1)
+        dividend(tx, step, "2024-01-04", "1", "2024-01-04")
+        run = Run(market, 1_000)
+        run.tick(TIMES[1])
+        if step == "match_orders":
+            run.place(step, "BUY", 5)  # 10 by the split
+        elif step == "try_execute_sip":
+            run.sip(step, 500, "DAILY", "2024-01-04", instalments=1)
+        else:
+            run.rebalance(f'{{"{step}": 0.5}}', "WEEKLY", "2024-01-04")
+        run.call(step, logical_time=market.at(TIMES[2]))
+        run.call("match_orders", logical_time=market.at(TIMES[2]))
+        run.tick(TIMES[2])
+        assert (run.held(step), run.cash, run.count("dividend_due")) == (10, 500, 0), step
+        assert run.rules() == set()
+
+
+@pytest.mark.parametrize("step", ["try_execute_sip", "try_rebalance", "log_mtm", "record_equity"])
+@pytest.mark.parametrize("first", ["tick", "match_orders"])
+def test_a_step_alone_is_after_the_actions_of_its_time(tx: Conn, step: str, first: str) -> None:
+    """A mark closes its time: what it did not split, nothing would."""
+    market = market_of(tx, {t: 100 if t < "2024-01-04" else 50 for t in TIMES})
+    split(tx, "ACME", "2024-01-04", 2, 1)
+    run = Run(market, 10_000)
+    run.place("ACME", "BUY", 10)
+    run.call(first, logical_time=market.at(TIMES[0])) if first != "tick" else run.tick(TIMES[0])
+    run.sip("ACME", 500, "DAILY", "2024-01-04", instalments=1)
+    run.rebalance('{"ACME": 0.1}', "WEEKLY", "2024-01-04", band=D("0.5"))
+    run.place("ACME", "BUY", 1, limit=D("100"))  # its bar comes before the action's
+    at = market.at(TIMES[2])
+    assert val(tx, f"select {step}(%s, %s, %s)", *run.key, at) == 1
+    assert run.held("ACME") - 20 == {"try_execute_sip": 10}.get(step, 0) + (2 if first == "tick" else 0)
+    run.tick(TIMES[2])
+    run.tick(TIMES[3])
+    assert rows(
+        tx, "select logical_time from event_ledger where user_id = %s and event_type = 'SPLIT'", run.user_id
+    ) == [(at,)]
+    assert {m[0] for m in run.table("equity", "paper_equity_curve", "logical_time")} == {D(10_000)}
     assert run.rules() == set()
 
 

@@ -5,6 +5,7 @@ HYPOTHESIS_PROFILE=thorough plays ten times as many scripts, others every time.
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from difflib import unified_diff
@@ -14,10 +15,11 @@ import psycopg
 from hypothesis import given
 
 from tests.model import Bar, Model, Refused
-from tests.scripts import Bench, Call, Script, examples, scripts
+from tests.scripts import BRIEF, Bench, Call, Script, examples, scripts
+from tests.scripts_actions import action_scripts, corner_script_of_actions
 
 
-def play_both(bench: Bench, script: Script) -> None:
+def play_both(bench: Bench, script: Script) -> Model:
     run = bench.run(bench.feed(script), script.cash, **script.terms)
     model = Model(script.market, script.cash, **script.terms)
     for call in script.calls:
@@ -37,6 +39,7 @@ def play_both(bench: Bench, script: Script) -> None:
         pair = [*map(_text, expected[table])], [*map(_text, found[table])]
         difference = "\n".join(unified_diff(*pair, "model", "database", lineterm="", n=1))
         assert not difference, f"{table}\n{difference}"
+    return model
 
 
 def _text(row: tuple[Any, ...]) -> str:
@@ -131,3 +134,50 @@ def test_dr_01_model_and_database_agree_on_random_scripts_of_orders(db: psycopg.
         play_both(bench, script)
 
     check()
+
+
+# What the scripts of actions must have met, at least once each.
+WANTED = {
+    "cash in lieu",
+    "a fraction worth nothing",
+    "a position split away",
+    *(f"{price}_price off the grid" for price in ("limit", "stop", "take_profit", "stop_loss", "stop_loss_limit")),
+    "a price kept above nothing",
+    "an order canceled by a split",
+    "a partly filled order canceled by a split",
+    "an order's quantity floored",
+    "a pair over a split",
+    "a bracket's entry over a split",
+    "BRACKET over a split",
+    *(f"{life} over a split" for life in ("DAY", "GTC", "GTD", "IOC", "FOK")),
+    *(f"{kind} PENDING over a split" for kind in ("MARKET", "LIMIT", "STOP", "STOP_LIMIT", "TRAILING_STOP")),
+    *(f"{kind} PARTIALLY_FILLED over a split" for kind in ("MARKET", "LIMIT", "STOP")),
+    "STOP TRIGGERED over a split",
+    "STOP_LIMIT TRIGGERED over a split",
+    "a dividend",
+    "a dividend of nothing",
+    "a dividend to one who has sold",
+    "a reinvestment",
+    "a reinvestment refused",
+    "no reinvestment while closed",
+    "no reinvestment at an old price",
+    "too little to reinvest",
+    "two actions of a symbol at one bar",
+    "an action that has waited",
+    "a row that comes in time",
+    "a row that comes too late",
+}
+
+
+def test_dr_01_model_and_database_agree_on_random_scripts_of_actions(db: psycopg.Connection[Any]) -> None:
+    bench = Bench(db)
+    seen = play_both(bench, corner_script_of_actions()).seen
+
+    @examples(400, 6000)
+    @given(action_scripts())
+    def check(script: Script) -> None:
+        seen.update(play_both(bench, script).seen)
+
+    check()
+    assert BRIEF or seen >= Counter(WANTED), Counter(WANTED) - seen
+    assert db.execute("select rule, detail from violations").fetchall() == []
