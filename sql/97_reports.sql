@@ -114,3 +114,13 @@ begin
   return query select * from engine.preview_sip(p_user_id, p_run_id, p_sip_id, p_logical_time);
 end $$;
 comment on function preview_sip is 'preview_sip(user, run, sip_id, logical_time) → how the plan''s next slot would end at that time (null = the last tick), with the run as it stands: event_type, quantity, price, amount (of the slot), payload, cash after; of a basket or a rebalance plan one row a symbol that it buys. waits_for: DATE, SESSION or PRICE while a tick there would leave it due. No row when the plan is over. Stores nothing and locks nothing. TE101 for an unknown plan, TE001, TE203, TE204.';
+
+create or replace function run_stream(p_user_id bigint, p_run_id bigint, p_after text default null, p_limit int default 500)
+returns table (id text, event text, data jsonb)
+language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  perform engine.require_readable(p_user_id, p_run_id);
+  return query select * from engine.run_stream(p_user_id, p_run_id, p_after, p_limit);
+end $$;
+comment on function run_stream is 'run_stream(user, run, after, limit) → (id, event, data): what has happened up to the last tick, in order, from the item after id ''after'' on (null: from the start). event: event (a row of event_ledger), trade (a fill), tick (a time of equity_between), in this order within a time. Numbers in data are strings. An id always names the same item. TE101 for what is no id, TE204.';
