@@ -8,8 +8,7 @@ import json
 import logging
 import random
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from functools import partial
 from typing import Any, LiteralString, TypeVar
@@ -18,7 +17,7 @@ import psycopg
 from psycopg.abc import AdaptContext
 from psycopg.adapt import Loader
 from psycopg.types.json import set_json_loads
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from engine_py import errors
 from engine_py.api.problem import of_key
@@ -118,11 +117,12 @@ class Database:
     async def run(self, key: str, statements: list[Statement], *, repeatable: bool, seconds: int = 0) -> Results:
         """These statements as one transaction of the key's user; repeatable ones in one round trip."""
 
-        async def once(conn: Connection) -> Results:
+        async def once(conn: Connection, attempt: _Attempt) -> Results:
             async with conn.pipeline():
                 first = await _begin(conn, key, seconds)
                 if not repeatable:  # what fails here has certainly done nothing
                     await first.fetchall()
+                attempt.is_sent = True
                 cursors = [await conn.execute(s.text.encode(), s.values or None) for s in statements]
                 await conn.execute("commit")
             return [_rows(cursor, await _fetch(cursor)) for cursor in cursors]
@@ -134,7 +134,7 @@ class Database:
     ) -> T:
         """`work` in one transaction of the key's user. It is called again when the transaction was lost."""
 
-        async def once(conn: Connection) -> T:
+        async def once(conn: Connection, _: _Attempt) -> T:
             async with conn.pipeline():
                 cursor = await _begin(conn, key, seconds)
                 row = await cursor.fetchone()
@@ -147,34 +147,36 @@ class Database:
 
         return await self._again(key, once, repeatable=repeatable)
 
-    async def _again(self, key: str, once: Callable[[Connection], Awaitable[T]], *, repeatable: bool) -> T:
+    async def _again(self, key: str, once: Callable[[Connection, _Attempt], Awaitable[T]], *, repeatable: bool) -> T:
         """At most ATTEMPTS times, after errors.RETRYABLE alone; else only if certainly nothing was done."""
         pause = 0.02
-        for attempt in range(1, ATTEMPTS + 1):
-            began = False
+        for number in range(1, ATTEMPTS + 1):
+            attempt = _Attempt()
             try:
-                async with self._connection() as conn:
-                    began = True
-                    return await once(conn)
+                async with self.pool.connection() as conn:
+                    return await once(conn, attempt)
+            except (PoolTimeout, TooManyRequests, PoolClosed):
+                raise  # they have waited already
             except psycopg.Error as exc:
                 if exc.sqlstate == "28000":
                     self._remember(key, None)
                     raise of_key() from exc
                 lost = exc.sqlstate is None or exc.sqlstate.startswith(("57P", "08"))
-                safe = repeatable or not began or exc.sqlstate in _NOTHING_COMMITTED
-                if attempt == ATTEMPTS or not errors.is_retryable(exc) or not safe:
+                safe = repeatable or not attempt.is_sent or exc.sqlstate in _NOTHING_COMMITTED
+                if number == ATTEMPTS or not errors.is_retryable(exc) or not safe:
                     raise
                 if lost:
                     await self.pool.check()  # the others are most likely as dead
-                log.info("attempt %d: %s", attempt, exc.sqlstate or type(exc).__name__)
+                log.info("attempt %d: %s", number, exc.sqlstate or type(exc).__name__)
             await asyncio.sleep(random.uniform(pause / 2, pause))
             pause *= 3
         raise AssertionError("unreachable")
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
-        async with self.pool.connection() as conn:
-            yield conn
+
+class _Attempt:
+    """`is_sent`: from here on something may have been committed."""
+
+    is_sent = False
 
 
 class Transaction:

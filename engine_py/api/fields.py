@@ -141,7 +141,7 @@ class Time(Field):
             datetime.fromisoformat(value.upper()[:19])
         except ValueError:
             raise self.wrong("a time that there is") from None
-        return value
+        return value.upper()
 
 
 @dataclass(frozen=True)

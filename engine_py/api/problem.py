@@ -6,7 +6,7 @@ import json
 import re
 
 import psycopg
-from psycopg_pool import PoolTimeout, TooManyRequests
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from engine_py import errors
 
@@ -28,6 +28,11 @@ SCHEMA = {
 # The engine's own details are pairs; PostgreSQL's may quote rows, and stay here.
 _PAIRS = re.compile(r"\w+=")
 _RETRY_AFTER = {"Retry-After": "1"}
+_CONSTRAINTS = {
+    "23503": "it names something that does not exist",
+    "23505": "there is one already",
+    "23514": "a value is out of its bounds",
+}
 
 
 class Problem(Exception):
@@ -101,12 +106,12 @@ def from_error(exc: BaseException) -> Problem:
     """What a client may know of an exception. Whatever is not the client's doing is told without its words."""
     if isinstance(exc, Problem):
         return exc
-    if isinstance(exc, PoolTimeout | TooManyRequests):
+    if isinstance(exc, PoolTimeout | TooManyRequests | PoolClosed):
         return busy()
     if not isinstance(exc, errors.PapertickError | psycopg.Error):
         return Problem(500, "internal", "an error of the API's own", hint="The log of the API says more.")
     error = errors.from_psycopg(exc)
-    code = error.code or "unavailable"
+    code = error.code or ("unavailable" if error.http_status >= 500 else "invalid")
     if isinstance(error, errors.UnauthorizedError):
         return of_key()
     if isinstance(error, errors.BusyError):
@@ -117,6 +122,9 @@ def from_error(exc: BaseException) -> Problem:
         return Problem(503, code, "the database cannot be reached", hint="Send it again.", headers=_RETRY_AFTER)
     if error.http_status >= 500:
         return Problem(500, "internal", "an error of the API's own", hint="The log of the API says more.")
+    constraint = exc.diag.constraint_name if isinstance(exc, psycopg.Error) else None
+    if constraint and code in _CONSTRAINTS:  # PostgreSQL's own words name tables
+        return Problem(error.http_status, code, _CONSTRAINTS[code], detail=f"constraint={constraint}")
     report = hasattr(error, "report")  # of an upload: its lines
     detail = error.detail if report or _PAIRS.match(error.detail or "") else None
     return Problem(error.http_status, code, str(error), detail=detail, hint=error.hint)

@@ -17,7 +17,7 @@ from typing import Any
 
 from engine_py import errors
 from engine_py.api.database import Database
-from engine_py.api.problem import Problem, from_error, not_found, unknown_run
+from engine_py.api.problem import Problem, from_error, invalid, not_found, unknown_run
 from engine_py.api.table import Answer, Call, Plan, Results, Row, Statement, own, verb
 
 log = logging.getLogger("papertick.api")
@@ -26,6 +26,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _EVENTS = 500  # a slice
 _SECONDS = 120  # it may take
+_SECONDS_TO_STOP = 20
 _REMEMBERED = 1000  # failures
 
 _STATE = """
@@ -53,30 +54,35 @@ class Range:
 
     @classmethod
     def of(cls, first: str, last: str) -> Range:
-        return cls(*(datetime.fromisoformat(text[:26].rstrip("Zz") + _offset(text)) for text in (first, last)))
+        found = cls(_time(first), _time(last))
+        if not found.is_real():
+            raise invalid("from and to must be within 1900 to 2299")
+        return found
 
     @classmethod
     def of_id(cls, replay_id: str) -> Range:
         match = re.fullmatch(r"(-?\d{1,17})_(-?\d{1,17})", replay_id, re.ASCII)
-        if not match:
-            raise not_found("replay")
         try:
-            found = cls(*(_EPOCH + int(part) * _MICROSECOND for part in match.groups()))
+            found = match and cls(*(_EPOCH + int(part) * _MICROSECOND for part in match.groups()))
         except OverflowError:
-            raise not_found("replay") from None
-        if found.id != replay_id or not 1900 <= found.first.year <= found.last.year + 400 <= 2699:
+            found = None
+        if not found or found.id != replay_id or not found.is_real():
             raise not_found("replay")
         return found
+
+    def is_real(self) -> bool:
+        return all(1899 < end.year < 2300 for end in (self.first, self.last))
 
     @property
     def id(self) -> str:
         return "_".join(str((end - _EPOCH) // _MICROSECOND) for end in (self.first, self.last))
 
 
-def _offset(text: str) -> str:
-    """Whatever the fraction: `…:00.1234567-05:00` has more digits than Python reads, and zeros at that."""
-    match = re.search(r"[Zz]|[-+]\d\d:\d\d$", text[19:])
-    return "+00:00" if match is None or match[0] in "Zz" else match[0]
+def _time(text: str) -> datetime:
+    """What fields.Time lets through; past the microsecond there are zeros only."""
+    match = re.fullmatch(r"(.{19})(\.\d{1,6})?\d*(.*)", text)
+    assert match
+    return datetime.fromisoformat(f"{match[1]}{match[2] or '.0':0<7}{match[3].replace('Z', '+00:00')}")
 
 
 class Replays:
@@ -96,7 +102,11 @@ class Replays:
     async def stop(self) -> None:
         """At the end of their slices."""
         self._is_stopping = True
-        await asyncio.gather(*(task for _, task in self._active.values()), return_exceptions=True)
+        tasks = [task for _, task in self._active.values()]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=_SECONDS_TO_STOP)
+            for task in late:
+                task.cancel()
 
     def start(self, key: str) -> Callable[[Call], Plan]:
         """The first tick of it in the request itself, so that what the engine refuses is refused at once."""

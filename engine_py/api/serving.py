@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from types import FrameType
 from typing import Any
 
@@ -76,14 +77,16 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Streams end as soon as the process is told to stop; requests in flight are answered."""
+    """Streams end as soon as the process is told to stop; requests in flight are answered; then it exits with 0."""
 
     def __init__(self, config: uvicorn.Config, api: Api) -> None:
         super().__init__(config)
         self._api = api
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        super().handle_exit(sig, frame)
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
         self._api.close_streams()
 
 

@@ -13,7 +13,7 @@ from starlette.types import Receive, Send
 from engine_py import errors
 from engine_py.api import wire
 from engine_py.api.database import Database
-from engine_py.api.problem import Problem, unknown_run
+from engine_py.api.problem import Problem, from_error, unknown_run
 from engine_py.api.table import Call, Row, Statement, verb
 
 log = logging.getLogger("papertick.api")
@@ -122,11 +122,8 @@ class Streams:
             try:
                 status, items = await self._read(stream, after)
             except (Problem, psycopg.Error, errors.PapertickError) as exc:
-                items = []
-                if isinstance(exc, Problem):
-                    stream.end("key" if exc.status == 401 else "deleted")
-                else:  # the client comes back with the id of the last item
-                    stream.end("unavailable")
+                items = []  # the client may come back with the id of the last one
+                stream.end({401: "key", 404: "deleted"}.get(from_error(exc).status, "unavailable"))
 
     async def _read(self, stream: _Stream, after: str | None) -> tuple[str, list[Row]]:
         """The status first: a run that has ended gets no more items."""

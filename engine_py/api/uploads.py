@@ -133,7 +133,7 @@ class _Lines(io.TextIOBase):
         self._number += 1
         row = self._read(raw)
         if row is None:
-            return "\n"
+            return "\n" if self._names else self.readline(size)
         if not self._names:
             self._names = list(row)
             self._first = self._line([row[name] for name in self._names])

@@ -41,7 +41,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
         names = [name for name, _ in pairs]
-        raise invalid("an object names something twice", field=ascii(next(n for n in names if names.count(n) > 1))[:80])
+        twice = next(name for name in names if names.count(name) > 1)
+        raise invalid("an object names something twice", field=ascii(twice)[1:-1][:80])
     return document
 
 
