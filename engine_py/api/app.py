@@ -60,7 +60,6 @@ class _Router:
         ]
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
-        allowed: set[str] = set()
         for pattern, names, methods in self._patterns:
             match = pattern.fullmatch(path)
             if not match:
@@ -68,11 +67,8 @@ class _Router:
             route = methods.get("GET" if method == "HEAD" else method)
             if route and not (method == "HEAD" and route.name == "stream_run"):
                 return route, dict(zip(names, match.groups(), strict=True))
-            allowed |= set(methods) | ({"HEAD"} if "GET" in methods else set())
-        if allowed:
-            raise Problem(
-                405, "method", "the method is not allowed here", headers={"Allow": ", ".join(sorted(allowed))}
-            )
+            allowed = ", ".join(sorted({*methods, *(("HEAD",) if "GET" in methods else ())}))
+            raise Problem(405, "method", "the method is not allowed here", headers={"Allow": allowed})
         raise problem.not_found("path")
 
 

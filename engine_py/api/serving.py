@@ -18,7 +18,7 @@ from engine_py.api.limits import Limits
 from engine_py.db import connect
 from engine_py.errors import ForbiddenError, PapertickError, from_psycopg
 
-_HEADER_SECONDS = 10
+_HEADER_SECONDS = 5
 _HEADER_BYTES = 16 << 10
 
 
