@@ -39,7 +39,7 @@ returns table (id text, event text, data jsonb)
 language plpgsql stable as $$
 declare
   v_from timestamptz;
-  v_after bigint := 0;
+  v_after int := 0;
   v_to timestamptz;
 begin
   perform engine.require_run(p_user_id, p_run_id);
@@ -48,7 +48,7 @@ begin
     perform engine.require(p_after ~ '^(19|2[0-2])\d\d-(0\d|1[0-2])-([0-2]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{6}Z/[1-9]\d{0,8}$',
                            'argument=after must_be=an_id_of_the_stream');
     v_from := split_part(p_after, '/', 1)::timestamptz;
-    v_after := split_part(p_after, '/', 2)::bigint;
+    v_after := split_part(p_after, '/', 2)::int;
   end if;
   v_to := engine.stream_end(p_user_id, p_run_id, v_from, p_limit);
 
