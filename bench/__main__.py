@@ -11,10 +11,10 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 
-from bench import fleet, replay, store, ticks
+from bench import fleet, http, replay, store, ticks
 from bench.report import Document, Row, parser, tally, words
 
-_NAMES = ("ticks", "fleet", "store", "replay")
+_NAMES = ("ticks", "fleet", "store", "replay", "http")
 
 
 def main() -> int:
@@ -32,6 +32,7 @@ def main() -> int:
         "fleet": partial(fleet.run, options.full),
         "store": partial(store.run, options.full),
         "replay": partial(replay.run, options.full),
+        "http": partial(http.run, options.full),
     }
     rows: list[Row] = []
     crashed = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from engine_py import __version__, bench, cli_data, cli_db, cli_order, cli_plan, cli_run, cli_tick, cli_worker
+from engine_py import __version__, bench, cli_api, cli_data, cli_db, cli_order, cli_plan, cli_run, cli_tick, cli_worker
 from engine_py.cli_base import Root
 
 
@@ -38,6 +38,8 @@ for _command in (
     cli_worker.worker,
     cli_tick.check,
     cli_tick.digest,
+    cli_api.key,
+    cli_api.serve,
     bench.bench,
 ):
     main.add_command(_command)

@@ -10,6 +10,7 @@ from engine_py.cli_base import (
     ID,
     KEYWORD,
     NEGATIVE,
+    NULL,
     NUMBER,
     TIME,
     Group,
@@ -38,6 +39,19 @@ def user_create(name: str) -> None:
         row = s.call_once("create_user", name=name)
     user_id = row["create_user"]
     emit({"user_id": user_id, "name": name}, f"user {user_id}")
+
+
+@user.command("map")
+@click.argument("role")
+@click.argument("user", type=ID, required=False)
+def user_map(role: str, user: int | None) -> None:
+    """Let who logs in to the server as ROLE see and move the runs of USER; without USER, nobody's.
+
+    The role is made with: create role ROLE login in role papertick_user
+    """
+    with session() as s:
+        s.call("map_login", role_name=role, user_id=NULL if user is None else user)
+    emit({"role_name": role, "user_id": user}, f"{role} is {'nobody' if user is None else f'user {user}'}")
 
 
 @click.group(cls=Group)
@@ -86,6 +100,15 @@ def run_stop(user: int, run: int, reason: str | None) -> None:
         s.call("stop_run", user_id=user, run_id=run, reason=reason)
         row = get_run(s, user, run)
     emit(row, f"run {run} of user {user} is {row['status']}")
+
+
+@run.command("delete")
+@of_run
+def run_delete(user: int, run: int) -> None:
+    """Delete a run with all it owns, whatever its status."""
+    with session() as s:
+        s.call_once("delete_run", user_id=user, run_id=run)
+    emit({"user_id": user, "run_id": run}, f"run {run} of user {user} is deleted")
 
 
 @run.command("list")

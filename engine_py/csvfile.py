@@ -194,7 +194,7 @@ def open_text(source: Source) -> Iterator[IO[str]]:
             buffered = io.BufferedReader(binary)
             stack.callback(buffered.detach)
             packed = buffered.peek(2)[:2] == b"\x1f\x8b"
-            unpacked: Any = gzip.GzipFile(fileobj=buffered) if packed else buffered
+            unpacked: Any = gzip.GzipFile(fileobj=buffered, mode="rb") if packed else buffered
             text = io.TextIOWrapper(unpacked, encoding="utf-8", errors="surrogateescape")
             stack.callback(text.detach)
             yield text

@@ -57,6 +57,18 @@ class ForbiddenError(PapertickError):
     http_status = 403
 
 
+class UnauthorizedError(PapertickError):
+    """No key, or one that is unknown, revoked or expired."""
+
+    http_status = 401
+
+
+class TooSlowError(PapertickError):
+    """The statement ran out of the time that it had; nothing of it is stored."""
+
+    http_status = 504
+
+
 class BusyError(PapertickError):
     """Lost a race with another session, and the retries too. The same call again is safe."""
 
@@ -96,11 +108,13 @@ _BY_CODE: dict[str, type[PapertickError]] = {
     "TE2": NotFoundError,
     "TE3": ForbiddenError,
     "42501": ForbiddenError,  # insufficient_privilege
+    "28000": UnauthorizedError,  # authenticate(); a refused login has no SQLSTATE, because the client never gets in
+    "57014": TooSlowError,  # statement_timeout
     "40001": BusyError,
     "40P01": BusyError,
     "55P03": BusyError,
     "08": ConnectionFailedError,
-    "28": ConnectionFailedError,  # wrong account or password
+    "28": ConnectionFailedError,  # any other: wrong account or password
     "3D000": ConnectionFailedError,  # no such database
     "53300": ConnectionFailedError,  # too many connections
     "57P": ConnectionFailedError,  # the server is stopping, crashed or starting

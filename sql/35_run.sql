@@ -91,6 +91,15 @@ begin
    where r.user_id = p_user_id and r.run_id = p_run_id and r.status = 'RUNNING';
 end $$;
 
+-- All that the run owns falls with its row. A tick in flight is waited for.
+-- writes: strategy_run
+create function engine.delete_run(p_user_id bigint, p_run_id bigint) returns void
+language plpgsql as $$
+begin
+  perform engine.lock_run(p_user_id, p_run_id);
+  delete from strategy_run r where r.user_id = p_user_id and r.run_id = p_run_id;
+end $$;
+
 -- BEFORE UPDATE of strategy_run.
 -- The guard of the child tables still sees RUNNING, which is why the cancel happens before the row changes.
 -- writes: paper_order, engine_status

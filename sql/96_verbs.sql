@@ -55,6 +55,15 @@ begin
 end $$;
 comment on function fail_run is 'fail_run(user, run, error): cancel open orders, log, ERROR. Nothing happens to a run that has ended.';
 
+create or replace function delete_run(p_user_id bigint, p_run_id bigint) returns void
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+begin
+  perform from public.strategy_run where false;
+  perform engine.require_own(p_user_id, p_run_id);
+  perform engine.delete_run(p_user_id, p_run_id);
+end $$;
+comment on function delete_run is 'delete_run(user, run): the run and all it owns, whatever its status. Its forks stay. TE204 for an unknown run.';
+
 create or replace function set_risk_limit(
   p_user_id bigint, p_run_id bigint, p_max_position numeric default null, p_max_order_value numeric default null
 ) returns void

@@ -130,3 +130,13 @@ begin
   return query select * from engine.feed_status(p_feed, p_since);
 end $$;
 comment on function feed_status is 'feed_status(feed, since) → one row, or without a feed one for each that a RUNNING run follows: how far its bars and its runs are. newest_bars: bars of newest_bar_time; known_until: where its calendar ends (null: nowhere, or it has no sessions). running: RUNNING runs; behind: those that owe a time of the feed; not_begun: those that have never ticked and owe the times from starts_at on: the first at or after since (-infinity: the first of all), by default the newest. lag: from the least advanced run''s last tick to the newest bar. first_owed_time, last_owed_time: the earliest and the latest of the times that runs owe next, and how many owe just that: the times to give to tick_all. It counts runs of every user, so it takes an analyst or an administrator. TE201, TE301.';
+
+create or replace function run_stream(p_user_id bigint, p_run_id bigint, p_after text default null, p_limit int default 500)
+returns table (id text, event text, data jsonb)
+language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  perform engine.require_readable(p_user_id, p_run_id);
+  return query select * from engine.run_stream(p_user_id, p_run_id, p_after, p_limit);
+end $$;
+comment on function run_stream is 'run_stream(user, run, after, limit) → (id, event, data): what has happened up to the last tick, in order, from the item after id ''after'' on (null: from the start). event: event (a row of event_ledger), trade (a fill), tick (a time of equity_between), in this order within a time. Numbers in data are strings. An id always names the same item. TE101 for what is no id, TE204.';

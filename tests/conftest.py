@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from door import Door, serving
 from helpers import superuser_only
 from live import start  # noqa: F401  # a fixture
 from psycopg import sql
@@ -219,6 +220,44 @@ def tx(_shared: str) -> Iterator[psycopg.Connection]:
         conn.rollback()
     finally:
         conn.close()
+
+
+@pytest.fixture(scope="session")
+def _api(pg_server: Server, pg_template: NoopExecutor) -> Iterator[Door]:
+    """BASE_URL names an API to test, and DB_DSN then its database; without it one starts on a database of its own."""
+    base_url = os.environ.get("BASE_URL")
+    if base_url:
+        door = Door(base_url.rstrip("/"), pg_server.dsn)
+        yield door
+        door.close()
+        return
+    name = f"{pg_template.dbname}_api"
+    janitor = DatabaseJanitor(
+        user=pg_server.user,
+        host=pg_server.host,
+        port=pg_server.port,
+        password=pg_server.password,
+        dbname=name,
+        template_dbname=pg_template.template_dbname,
+        maintenance_dbname=pg_server.maintenance_dbname,
+    )
+    with janitor:
+        dsn = pg_server.dsn_of(name)
+        with psycopg.connect(dsn) as conn:
+            superuser_only(conn, "it has no role papertick_api")
+        with serving(dsn, "--rate", "0") as process:
+            door = Door(process.url, dsn)
+            yield door
+            broken = door.conn.execute("select * from violations").fetchall()
+            door.close()
+        assert not any("Traceback" in line for line in process.lines), "".join(process.lines)
+        assert broken == []
+
+
+@pytest.fixture
+def api(_api: Door) -> Door:
+    """The API under test, shared; every test makes users, and where it matters a feed, of its own."""
+    return _api
 
 
 @pytest.fixture

@@ -996,3 +996,39 @@ def test_demo_makes_a_new_run_when_the_old_was_stopped_halfway(cli: Cli, db: psy
     assert {(r["user_id"], r["run_id"]) for r in fresh}.isdisjoint(from_before)
     assert [r["user_id"] for r in fresh] == [user for user, _ in from_before]
     assert cli.json("demo")["runs"] == fresh
+
+
+# --- who may do what
+
+
+def test_keys_are_shown_once_listed_and_revoked(cli: Cli, db: psycopg.Connection) -> None:
+    user = cli.json("user", "create", "ann")["user_id"]
+    made = cli.json("key", "create", user, "--label", "laptop", "--expires", "2099-01-01T00:00:00Z")
+    authenticate = "select user_id, key_id, is_admin from authenticate(%s)"
+    assert db.execute(authenticate, [made["key"]]).fetchone() == (user, made["key_id"], False)
+    (listed,) = cli.json("key", "list", user)
+    assert (listed["label"], listed["prefix"], listed["is_admin"]) == ("laptop", made["prefix"], False)
+    assert made["key"] not in cli("key", "list", user).output
+    assert cli.json("key", "revoke", user, made["key_id"])["revoked_at"]
+    with pytest.raises(psycopg.Error) as caught:
+        db.execute(authenticate, [made["key"]])
+    assert caught.value.sqlstate == "28000"
+    admin = cli("key", "create", user, "--admin").output.strip()
+    assert db.execute(authenticate, [admin]).fetchone() == (user, made["key_id"] + 1, True)
+    assert cli.error("key", "revoke", user, 999)["code"] == "TE204"
+    assert cli.error("key", "create", 999)["code"] == "23503"
+
+
+def test_a_login_is_mapped_to_a_user_and_back(cli: Cli, db: psycopg.Connection) -> None:
+    user = cli.json("user", "create", "ann")["user_id"]
+    cli("user", "map", "ann_logs_in", user)
+    assert db.execute("select role_name, user_id from user_login").fetchall() == [("ann_logs_in", user)]
+    cli("user", "map", "ann_logs_in")
+    assert db.execute("select from user_login").fetchall() == []
+    assert cli.error("user", "map", "ann_logs_in", 999)["code"] == "23503"
+
+
+def test_run_delete(cli: Cli, db: psycopg.Connection, run: tuple[int, int]) -> None:
+    cli("run", "delete", *run)
+    assert db.execute("select from strategy_run").fetchall() == []
+    assert cli.error("run", "delete", *run)["code"] == "TE204"

@@ -1,0 +1,355 @@
+"""The ASGI application: from a request to one transaction and back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import parse_qsl
+
+import psycopg
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive, Scope, Send
+
+from engine_py import __version__, errors
+from engine_py.api import docs, idempotency, infra_routes, market_routes, openapi, problem, user_routes, wire
+from engine_py.api.database import Database, Transaction
+from engine_py.api.fields import MAX_ID, Text, read_query
+from engine_py.api.fields import read_body as read_fields
+from engine_py.api.idempotency import Sent
+from engine_py.api.limits import Buckets, Limits, read_body, spool_body
+from engine_py.api.metrics import MEDIA_TYPE as METRICS_TYPE
+from engine_py.api.metrics import Metrics
+from engine_py.api.problem import Problem, from_error
+from engine_py.api.replays import Replays
+from engine_py.api.streams import Streams
+from engine_py.api.table import Answer, Call, Identity, Plan, Results, Route
+from engine_py.api.uploads import Uploads
+
+log = logging.getLogger("papertick.api")
+
+ROUTES: tuple[Route, ...] = (*user_routes.ROUTES, *infra_routes.ROUTES, *market_routes.ROUTES)
+_JSON = "application/json"
+_MOVES = {"tick", "stop_run", "delete_run"}  # what a stream of the run should see at once
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one process serves."""
+
+    dsn: str
+    is_superuser: bool
+    pool: int = 10
+    limits: Limits = field(default_factory=Limits)
+
+
+class _Router:
+    """Templates of paths, and the routes that stand there by method."""
+
+    def __init__(self, routes: tuple[Route, ...]) -> None:
+        self._templates: dict[str, dict[str, Route]] = {}
+        for route in routes:
+            self._templates.setdefault(route.path, {})[route.method] = route
+        # a word in a path comes before an id there: /orders/oco before /orders/{order_id}
+        self._patterns = [
+            (re.compile(re.sub(r"{\w+}", "([^/]+)", path)), re.findall(r"{(\w+)}", path), methods)
+            for path, methods in sorted(self._templates.items(), key=lambda item: ("{" in item[0], item[0].count("{")))
+        ]
+
+    def find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
+        for pattern, names, methods in self._patterns:
+            match = pattern.fullmatch(path)
+            if not match:
+                continue
+            route = methods.get("GET" if method == "HEAD" else method)
+            if route and not (method == "HEAD" and route.name == "stream_run"):
+                return route, dict(zip(names, match.groups(), strict=True))
+            allowed = ", ".join(sorted({*methods, *(("HEAD",) if "GET" in methods else ())}))
+            raise Problem(405, "method", "the method is not allowed here", headers={"Allow": allowed})
+        raise problem.not_found("path")
+
+
+class Api:
+    """One process of the API."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._router = _Router(ROUTES)
+        description = openapi.document(ROUTES)
+        self._openapi, self._docs = wire.dump(description), docs.html(description)
+        self._metrics = Metrics()
+        self._buckets = Buckets(settings.limits.rate)
+        self._database: Database
+        self._streams: Streams
+        self._replays: Replays
+        self._uploads: Uploads
+
+    # --- life ---
+
+    async def _open(self) -> None:
+        s = self.settings
+        self._database = Database(s.dsn, size=s.pool, is_superuser=s.is_superuser)
+        await self._database.pool.open()
+        self._streams = Streams(self._database)
+        self._replays = Replays(self._database, max(1, s.pool // 2), self._streams.moved)
+        self._uploads = Uploads(s.dsn, is_superuser=s.is_superuser)
+        pool = self._database.pool
+        self._metrics.gauges = {
+            "papertick_pool_size": ("Connections to the database.", lambda: pool.get_stats().get("pool_size", 0)),
+            "papertick_pool_idle": ("Connections that are free.", lambda: pool.get_stats().get("pool_available", 0)),
+            "papertick_pool_waiting": (
+                "Requests that wait for one.",
+                lambda: pool.get_stats().get("requests_waiting", 0),
+            ),
+            "papertick_streams": ("Open streams.", lambda: self._streams.count),
+            "papertick_replays": ("Running replays.", lambda: self._replays.count),
+        }
+
+    def close_streams(self) -> None:
+        """So that a process that stops need not wait for their clients."""
+        self._streams.close()
+
+    async def _close(self) -> None:
+        self._streams.close()
+        await self._replays.stop()
+        await self._database.pool.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http":
+            await self._answer(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self._open()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self._close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    # --- a request ---
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun, template, status = time.perf_counter(), "none", 500
+        self._metrics.in_flight += 1
+        try:
+            route, ids = self._router.find(scope["method"], scope["path"])
+            template = route.path
+            if route.name == "stream_run":
+                status = 200
+                await self._stream(route, ids, scope, receive, send)
+                return
+            sent = await self._handle(route, ids, Request(scope, receive))
+            status = sent.status
+            await _send(send, sent)
+        except ClientDisconnect:
+            status = 499
+        except asyncio.CancelledError:
+            raise
+        except Exception as exc:
+            refusal = from_error(exc)
+            status = refusal.status
+            if status == 500:
+                log.exception("%s %s", scope["method"], template)
+            await _send(send, Sent(status, problem.MEDIA_TYPE, refusal.body()), refusal.headers)
+        finally:
+            self._metrics.in_flight -= 1
+            method = scope["method"] if template != "none" else "none"
+            self._metrics.count(template, method, status, time.perf_counter() - begun)
+
+    async def _handle(self, route: Route, ids: dict[str, str], request: Request) -> Sent:
+        if route.is_public:
+            return await self._public(route)
+        key, who = await self._identify(request)
+        if route.admin_only and not who.is_admin:
+            hint = "This takes an administrator's key."
+            raise Problem(403, "TE301", "not allowed", detail=f"verb={route.name}", hint=hint)
+        path, query = _path_of(ids), _query_of(route, request)
+        idem = idempotency.read_key(request.headers.get(idempotency.HEADER)) if _has_body(route) else None
+        call = Call(who, path, query, {})
+        if route.body is None and _has_body(route):
+            return await self._upload(route, key, call, idem, request)
+        body = b""
+        if route.body is not None:
+            body = await read_body(request, self.settings.limits)
+            if body:
+                _require_media(route, request)
+            call = replace(call, body=read_fields(wire.parse(body) if body else {}, route.body))
+        return await self._perform(route, key, call, idem, request, body)
+
+    async def _identify(self, request: Request) -> tuple[str, Identity]:
+        """Unknown keys share the bucket of the address that sends them."""
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        key = key.strip()
+        known = self._database.knows(key) if key else None
+        address = request.client.host if request.client else ""
+        self._buckets.take(f"key {known.key_id}" if known else f"address {address}")
+        if scheme.lower() != "bearer" or not re.fullmatch(r"[\x21-\x7e]{1,200}", key):
+            raise problem.of_key("no key")
+        return key, known or await self._database.identify(key)
+
+    async def _perform(
+        self, route: Route, key: str, call: Call, idem: str | None, request: Request, body: bytes
+    ) -> Sent:
+        plan = self._plan(route, key, call)
+        if idem is None:
+            results = await self._database.run(
+                key, plan.statements, repeatable=route.repeatable or _names_its_order(call), seconds=route.seconds
+            )
+            answer = plan.finish(results)
+        else:
+            parts = (request.method, request.url.path, request.url.query)
+            mark = idempotency.fingerprint_of(*parts, body)
+            sent, answer = await self._once(route, key, plan, idem, mark)
+            if sent:
+                return sent
+        if answer.then:
+            answer.then()
+        if route.name in _MOVES:
+            self._streams.moved(call.who.user_id, call.path["run_id"])
+        return _sent(route, answer)
+
+    async def _once(self, route: Route, key: str, plan: Plan, idem: str, mark: bytes) -> tuple[Sent | None, Answer]:
+        """The effect and its answer in one transaction. A Sent: it was done before, or the engine has refused."""
+
+        async def work(tx: Transaction) -> tuple[Sent | None, Answer]:
+            user_id = tx.who.user_id
+            kept = idempotency.claimed((await tx.execute(idempotency.claim(user_id, idem, mark)))[0])
+            if kept:
+                return kept, Answer()
+            refusal, answer = await _try(tx, plan)
+            sent = Sent(refusal.status, problem.MEDIA_TYPE, refusal.body()) if refusal else _sent(route, answer)
+            await tx.execute(idempotency.keep(user_id, idem, mark, sent))
+            return (sent if refusal else None), answer
+
+        return await self._database.transact(key, work, seconds=route.seconds)
+
+    def _plan(self, route: Route, key: str, call: Call) -> Plan:
+        if route.plan:
+            return route.plan(call)
+        return self._replays.start(key)(call) if route.name == "start_replay" else self._replays.look(call)
+
+    # --- routes with handlers of their own ---
+
+    async def _public(self, route: Route) -> Sent:
+        if route.name == "openapi":
+            return Sent(200, _JSON, self._openapi)
+        if route.name == "docs":
+            return Sent(200, "text/html; charset=utf-8", self._docs)
+        if route.name == "metrics":
+            return Sent(200, METRICS_TYPE, self._metrics.text().encode())
+        health: dict[str, str | None] = {"status": "ok", "version": __version__, "database": None}
+        status = 200
+        if route.name == "readyz":
+            health["database"] = await self._ask_database()
+            if health["database"] is None:
+                health["status"], status = "unavailable", 503
+        return Sent(status, _JSON, wire.dump(health))
+
+    async def _ask_database(self) -> str | None:
+        """The version of the tables, if they can be asked."""
+        try:
+            async with asyncio.timeout(3), self._database.pool.connection() as conn:
+                row = await (await conn.execute("select max(version) from schema_version")).fetchone()
+        except (psycopg.Error, TimeoutError, errors.PapertickError):
+            return None
+        return str(row[0]) if row and row[0] else None
+
+    async def _upload(self, route: Route, key: str, call: Call, idem: str | None, request: Request) -> Sent:
+        media = _require_media(route, request)
+        await self._database.run(key, [], repeatable=True)  # the key may be of yesterday: ask before a long upload
+        url = request.url
+        file, mark = await spool_body(
+            request, self.settings.limits, idempotency.prefix_of(request.method, url.path, url.query)
+        )
+        with file:
+            is_ndjson = media == market_routes.NDJSON
+            once = (idem, mark) if idem else None
+            return await self._uploads.load(key, call, file, is_ndjson=is_ndjson, name=route.name, idem=once)
+
+    async def _stream(self, route: Route, ids: dict[str, str], scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        key, who = await self._identify(request)
+        call = Call(who, _path_of(ids), _query_of(route, request), {})
+        header = request.headers.get("last-event-id")
+        after = call.query.get("last_event_id") or (header and route.query[0].read(header))
+        await self._streams.serve(key, call, after or None, receive, send)
+
+
+async def _try(tx: Transaction, plan: Plan) -> tuple[Problem | None, Answer]:
+    """What the engine refuses is undone and is an answer; what may go better the next time is none."""
+    await tx.execute(idempotency.SAVEPOINT)
+    try:
+        results: Results = await tx.run(plan.statements)
+        return None, plan.finish(results)
+    except (psycopg.Error, Problem) as exc:
+        refusal = from_error(exc)
+        if refusal.status >= 500 or refusal.status == 401:
+            raise
+        await tx.execute(idempotency.UNDO)
+        return refusal, Answer()
+
+
+def _has_body(route: Route) -> bool:
+    return route.method in ("POST", "PUT")
+
+
+def _names_its_order(call: Call) -> bool:
+    """The same client_order_id again answers the first order."""
+    return call.body.get("client_order_id") is not None
+
+
+def _sent(route: Route, answer: Answer) -> Sent:
+    if route.status == 204:
+        return Sent(204, _JSON, b"")
+    return Sent(route.status, _JSON, wire.dump(answer.document), answer.location)
+
+
+def _path_of(ids: dict[str, str]) -> dict[str, Any]:
+    """Ids as numbers: what can be none is unknown."""
+    path: dict[str, Any] = {}
+    for name, text in ids.items():
+        if not name.endswith("_id") or name == "replay_id":
+            path[name] = Text(name, "", least=1).read(text)
+        elif re.fullmatch(r"\d{1,19}", text, re.ASCII) and int(text) <= MAX_ID and text == str(int(text)):
+            path[name] = int(text)
+        else:
+            raise problem.not_found(name.removesuffix("_id"))
+    return path
+
+
+def _query_of(route: Route, request: Request) -> dict[str, str | None]:
+    raw = request.scope["query_string"].decode("latin-1")
+    try:
+        pairs = parse_qsl(raw, keep_blank_values=True, errors="strict", max_num_fields=50)
+    except ValueError:
+        raise problem.invalid("the query is not valid UTF-8, or too long") from None
+    return read_query(pairs, route.query)
+
+
+def _require_media(route: Route, request: Request) -> str:
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media not in route.media:
+        hint = f"Send it as {' or '.join(route.media)}."
+        raise Problem(415, "media_type", "the body's media type is not supported", hint=hint)
+    return media
+
+
+async def _send(send: Send, sent: Sent, headers: dict[str, str] | None = None) -> None:
+    given = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})}
+    if sent.status != 204:
+        given |= {"Content-Type": sent.media_type, "Content-Length": str(len(sent.body))}
+    if sent.location:
+        given["Location"] = sent.location
+    if sent.is_replayed:
+        given |= idempotency.REPLAYED
+    raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in given.items()]
+    await send({"type": "http.response.start", "status": sent.status, "headers": raw})
+    await send({"type": "http.response.body", "body": sent.body})
