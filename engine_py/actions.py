@@ -62,7 +62,7 @@ def load_actions(conn: Connection[Any], source: Source, *, skip_bad: bool = Fals
     Rows equal to stored ones are counted as unchanged; stored rows are never changed.
     A bad line refuses the whole file (FeedError), or with `skip_bad` just itself. One transaction; safe to repeat.
     """
-    report = LoadReport("corporate actions")
+    report = LoadReport("corporate actions", dry_run)
     with open_text(source) as text, conn.transaction():
         # two loads queue up here, so that the second finds what the first stored
         conn.execute("select pg_advisory_xact_lock(hashtextextended('papertick corporate actions', 0))")

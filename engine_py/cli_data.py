@@ -9,7 +9,7 @@ from psycopg import Connection
 
 from engine_py import feed as feeds
 from engine_py.cli_base import Group, emit, session, show_progress
-from engine_py.render import table, text
+from engine_py.render import counted, table, text
 
 
 @click.group(cls=Group)
@@ -97,17 +97,19 @@ def calendar_load(file: str, calendar: str, time_zone: str | None) -> None:
 
 
 def _count(rows: int) -> None:
-    click.echo(f"\r{rows} rows read", nl=False, err=True)
+    click.echo(f"\r{counted(rows, 'row')} read", nl=False, err=True)
 
 
 def _report(report: feeds.LoadReport) -> None:
     if show_progress():
         click.echo("\r", nl=False, err=True)
-    words = f"{report.target}: {report.rows} rows stored, {report.unchanged} unchanged"
+    done = "would be stored" if report.dry_run else "stored"
+    words = f"{report.target}: {counted(report.rows, 'row')} {done}, {report.unchanged} unchanged"
     words += f", {report.skipped_count} skipped"
     if report.first:
         words += f"; {text(report.first)} to {text(report.last)}"
     if report.outside_sessions:
-        words += f"\n  warning: {report.outside_sessions} bars lie outside every session: nothing fills there"
+        lie = "lies" if report.outside_sessions == 1 else "lie"
+        words += f"\n  warning: {counted(report.outside_sessions, 'bar')} {lie} outside every session: nothing fills there"
     words += "".join(f"\n  line {p.line}: {p.message} [{p.code}]" for p in report.skipped)
     emit({**asdict(report), "skipped": [problem._asdict() for problem in report.skipped]}, words)

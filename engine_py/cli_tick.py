@@ -21,7 +21,7 @@ from engine_py.cli_base import (
     session,
     show_progress,
 )
-from engine_py.render import table, text
+from engine_py.render import counted, table, text
 
 
 @click.command(cls=Command)
@@ -65,7 +65,7 @@ def replay(user: int, run: int, first: str | None, last: str | None, commit_ever
             for _ in done:
                 pass
         mark = _mark(s, user, run)
-    emit({**mark, "times": times}, f"{times} times replayed; {_words(mark)}")
+    emit({**mark, "times": times}, f"{counted(times, 'time')} replayed; {_words(mark)}")
 
 
 @click.command(cls=Command, name="tick-all")
@@ -91,9 +91,10 @@ def tick_all(time: str, feed: str | None, commit_every: str | None) -> None:
                   and s.last_logical_time >= %s""",
             *(feed, time),
         )
-    words = f"{ticked[0]['runs']} runs are at {time} or later"
+    runs = ticked[0]["runs"]
+    words = f"{counted(runs, 'run')} {'is' if runs == 1 else 'are'} at {time} or later"
     emit(
-        {"logical_time": time, "runs": ticked[0]["runs"], "failed": failed},
+        {"logical_time": time, "runs": runs, "failed": failed},
         words if not failed else f"{words}; failed:\n{table(failed, ('user_id', 'run_id', 'reason'))}",
     )
     if failed:

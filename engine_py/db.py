@@ -29,7 +29,7 @@ def resolve_dsn(option: str | None = None) -> tuple[str, server.Embedded | None]
 
 
 def connect(dsn: str) -> psycopg.Connection:
-    """An autocommit connection that speaks UTF-8. Raises ConnectionFailedError (exit code 3) if there is none to be had."""
+    """An autocommit connection that speaks UTF-8. Raises ConnectionFailedError (exit code 3) if there is none."""
     try:
         timeout = 10 if "connect_timeout" not in conninfo_to_dict(dsn) else None
         return psycopg.connect(

@@ -104,7 +104,7 @@ def load_csv(
     Bars equal to stored ones are counted as unchanged; stored bars are never changed.
     A bad line refuses the whole file (FeedError), or with `skip_bad` just itself. One transaction; safe to repeat.
     """
-    report = LoadReport(f"feed {feed}")
+    report = LoadReport(f"feed {feed}", dry_run)
     with open_text(source) as text, conn.transaction(force_rollback=dry_run):
         calendar = _open_feed(conn, feed, calendar)
         closes = _closes(conn, calendar)

@@ -29,8 +29,9 @@ class LoadReport:
     """What a load did, or with dry_run would do. `symbols`, `first`, `last` span the file's well-formed rows."""
 
     target: str
+    dry_run: bool = False
     read: int = 0  # rows in the file, header and blank lines aside
-    rows: int = 0  # stored now
+    rows: int = 0  # stored now, or with dry_run what would be
     unchanged: int = 0  # equal to a row stored before
     outside_sessions: int = 0  # well-formed bars at times when the calendar is closed: orders never fill there
     duplicates: int = 0  # repeated in the file, or different from the stored row; part of skipped_count

@@ -196,6 +196,11 @@ def test_error_in_words(cli: Cli) -> None:
     assert said == "error TE204: unknown run (user_id=1 run_id=9). Check user_id and run_id.\n"
 
 
+def test_a_question_ends_its_sentence(cli: Cli) -> None:
+    said = cli("rum", code=2).stderr
+    assert said.startswith("error: No such command 'rum'. Did you mean 'run'? See ")
+
+
 @pytest.mark.parametrize(
     "args",
     [
@@ -717,7 +722,7 @@ def test_replay(cli: Cli, db: psycopg.Connection, run: tuple[int, int]) -> None:
     cli("sip", "create", *run, "AAA", "100", "daily", "2024-01-01")
     first = cli.json("replay", *run, "--to", T2)
     assert (first["times"], first["logical_time"]) == (2, T2)
-    assert cli("replay", *run, "--commit-every", "1").stdout.startswith(f"1 times replayed; {T3}: equity ")
+    assert cli("replay", *run, "--commit-every", "1").stdout.startswith(f"1 time replayed; {T3}: equity ")
     done = contents(db)
     assert cli.json("replay", *run)["times"] == 0
     assert cli.json("replay", *run, "--from", T1)["times"] == 3  # completed times are skipped
@@ -794,8 +799,10 @@ def test_feed_load_and_list(cli: Cli, market: Path, tmp_path: Path) -> None:
     refused = cli("feed", "load", tmp_path / "bad.csv", "--feed", "other", code=1)
     assert refused.stderr.startswith("error 23505: 2 bad lines; nothing was stored in feed other.")
     assert "\n  line 9: " in refused.stderr
-    dry = cli.json("feed", "load", tmp_path / "bad.csv", "--feed", "other", "--skip-bad", "--dry-run")
-    assert (dry["rows"], dry["skipped_count"]) == (6, 2)
+    dry_run = ("feed", "load", tmp_path / "bad.csv", "--feed", "other", "--skip-bad", "--dry-run")
+    dry = cli.json(*dry_run)
+    assert (dry["rows"], dry["skipped_count"], dry["dry_run"], report["dry_run"]) == (6, 2, True, False)
+    assert cli(*dry_run).stdout.startswith("feed other: 6 rows would be stored, 0 unchanged")
     assert [problem["line"] for problem in dry["skipped"]] == [8, 9]
     assert [(f["feed"], f["symbols"], f["bars"], f["last"]) for f in cli.json("feed", "list")] == [
         ("default", 2, 6, T3),
@@ -810,7 +817,7 @@ def test_feed_load_actions(cli: Cli, market: Path, tmp_path: Path) -> None:
     path.write_text("symbol,ex_date,action_type,ratio_numerator,ratio_denominator\nAAA,2024-01-03,SPLIT,2,1\n")
     dry = cli.json("feed", "load-actions", path, "--dry-run")
     report = cli.json("feed", "load-actions", path)
-    assert dry == report
+    assert dry == {**report, "dry_run": True}
     assert (report["rows"], report["symbols"], report["first"]) == (1, 1, "2024-01-03T00:00:00Z")
     assert "1 unchanged" in cli("feed", "load-actions", path).stdout
     path.write_text(path.read_text() + "AAA,2024-01-04,SPLIT,0,1\nAAA,2024-01-05,SPLIT,3,2\n")
@@ -836,6 +843,10 @@ def test_calendar_load(cli: Cli, market: Path, tmp_path: Path) -> None:
         stdin="symbol,date,open,high,low,close\nA,2024-01-02,1,1,1,1\n",
     )
     assert cli.json("feed", "list")[0]["last"] == T1
+    late = f"symbol,time,open,high,low,close\nA,{T1[:-3]}01Z,1,1,1,1\n"  # one second after the close
+    path.write_text(path.read_text() + "2024-01-03,2024-01-03T14:30:00Z,2024-01-03T21:00:00Z\n")
+    cli("calendar", "load", path, "--calendar", "XTST")
+    assert "warning: 1 bar lies outside" in cli("feed", "load", "-", "--feed", "daily", stdin=late).stdout
     assert cli.error("calendar", "load", path, code=2)["code"] is None
 
 
