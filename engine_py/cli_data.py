@@ -57,7 +57,8 @@ def feed_load_actions(file: str, skip_bad: bool, dry_run: bool) -> None:
 
     Columns, by name: symbol, ex_date, action_type (SPLIT or DIVIDEND); ratio_numerator and ratio_denominator
     (new units : old units) of a split; amount per unit and pay_date of a dividend. They hold in every feed that
-    has the symbol, so its prices must be raw. A file may be loaded again.
+    has the symbol, so its prices must be raw; runs that are past them already stay as they are. Dividends of
+    one ex-date and pay date with different amounts add up. A file may be loaded again.
     """
     with session() as s:
         _report(
@@ -105,11 +106,16 @@ def _report(report: feeds.LoadReport) -> None:
         click.echo("\r", nl=False, err=True)
     done = "would be stored" if report.dry_run else "stored"
     words = f"{report.target}: {counted(report.rows, 'row')} {done}, {report.unchanged} unchanged"
+    words += f", {report.merged} added to another" if report.merged else ""
     words += f", {report.skipped_count} skipped"
     if report.first:
         words += f"; {text(report.first)} to {text(report.last)}"
     if report.outside_sessions:
         lie = "lies" if report.outside_sessions == 1 else "lie"
-        words += f"\n  warning: {counted(report.outside_sessions, 'bar')} {lie} outside every session: nothing fills there"
+        words += (
+            f"\n  warning: {counted(report.outside_sessions, 'bar')} {lie} outside every session: nothing fills there"
+        )
+    if report.runs_past:
+        words += f"\n  warning: {counted(report.runs_past, 'RUNNING run')} past one of these dates will not see it"
     words += "".join(f"\n  line {p.line}: {p.message} [{p.code}]" for p in report.skipped)
     emit({**asdict(report), "skipped": [problem._asdict() for problem in report.skipped]}, words)

@@ -51,12 +51,12 @@ class FeedInfo:
 
 
 _BAR = (
-    Column("symbol", ("symbol",), SYMBOL, "a symbol"),
+    Column("symbol", ("symbol",), SYMBOL, "a symbol", hint="If all of it is one symbol: --symbol NAME."),
     Column(
         "logical_time",
         ("logical_time", "timestamp", "datetime", "time", "date"),
         f"{INSTANT}|{DATE}",
-        "a date, or an RFC 3339 time with its offset",
+        "a date like 2024-01-31, or a time with its offset like 2024-01-31T16:00:00-05:00",
         "22007",
     ),
     *(Column(name, (name,), NUMBER, "a finite decimal number") for name in ("open", "high", "low", "close")),
@@ -125,7 +125,8 @@ def load_csv(
             report,
         )
         stage.fill(table, progress)
-        stage.judge(_BAR_RULES, "symbol, logical_time")
+        stage.judge(_BAR_RULES)
+        stage.refuse_repeats("symbol, logical_time")
         stage.summarize(
             """with s as materialized (
                  select symbol, min(logical_time) as first, max(logical_time) as last

@@ -12,9 +12,9 @@ from engine_py.errors import InvalidError, mapped
 from engine_py.staging import LoadReport, Stage, refused
 
 _SESSION = (
-    Column("session_date", ("session_date",), DATE, "a date (YYYY-MM-DD)", "22007"),
-    Column("open_at", ("open_at",), INSTANT, "an RFC 3339 time with its offset", "22007"),
-    Column("close_at", ("close_at",), INSTANT, "an RFC 3339 time with its offset", "22007"),
+    Column("session_date", ("session_date",), DATE, "a date like 2024-01-31", "22007"),
+    Column("open_at", ("open_at",), INSTANT, "a time with its offset like 2024-01-31T16:00:00-05:00", "22007"),
+    Column("close_at", ("close_at",), INSTANT, "a time with its offset like 2024-01-31T16:00:00-05:00", "22007"),
 )
 
 _SESSION_RULES = (
@@ -55,7 +55,8 @@ def load_sessions(conn: Connection[Any], source: Source, *, calendar: str, time_
             raise refused(report, bad) from None
         stage = Stage(conn, sql.SQL("session_date date, open_at timestamptz, close_at timestamptz"), report)
         stage.fill(table, None)
-        stage.judge(_SESSION_RULES, "session_date")
+        stage.judge(_SESSION_RULES)
+        stage.refuse_repeats("session_date")
         stage.summarize("select 0, min(open_at), max(close_at) from pg_temp.papertick_stage")
         stored = sql.SQL("(select * from public.market_session where calendar = {})").format(sql.Literal(calendar))
         stage.compare(stored, "session_date", _SAME_SESSION)

@@ -490,6 +490,22 @@ def test_order_of_bad_terms_is_te101(cli: Cli, db: psycopg.Connection, run: tupl
     assert contents(db) == before
 
 
+def test_refusals_say_what_is_missing_and_what_there_is(cli: Cli, run: tuple[int, int]) -> None:
+    place = ("order", "place", *run, "AAA", "buy", "1")
+    for term, kind in (("limit_price", "limit"), ("stop_price", "stop"), ("stop_price", "stop_limit")):
+        given = ("--limit", "1") if kind == "stop_limit" else ()
+        assert cli.error(*place, "--type", kind, *given)["detail"] == f"argument={term} must_be=given"
+    assert cli.error(*place, "--tif", "gtd")["detail"] == "argument=good_till must_be=given"
+    assert cli.error(*place, "--limit", "1")["detail"].endswith("must_be=given_for_LIMIT_and_STOP_LIMIT_only")
+    user = cli.json("user", "create", "Bob")["user_id"]
+    start = ("run", "start", user, "--cash", "1")
+    error = cli.error(*start, "--fees", "FOO")
+    assert error["detail"] == ("argument=fee_schedule value=FOO must_be=IN_DELIVERY|IN_INTRADAY|US_PER_SHARE|ZERO")
+    assert "detail" not in error["hint"]  # which stands on the same line
+    error = cli.error(*start, "--currency", "inr")
+    assert error["detail"] == "argument=currency value=inr must_be=three_to_five_capitals"
+
+
 def test_argument_that_is_not_text_is_a_usage_error(cli: Cli, db: psycopg.Connection) -> None:
     assert "UTF-8" in cli.error("user", "create", "\udcff", code=2)["message"]
     assert db.execute("select count(*) from app_user").fetchone() == (0,)
@@ -812,6 +828,24 @@ def test_feed_load_and_list(cli: Cli, market: Path, tmp_path: Path) -> None:
     assert cli.error("feed", "load", tmp_path / "missing.csv", code=2)["message"].startswith("cannot read")
 
 
+def test_a_bad_file_is_told_how_to_be_good(cli: Cli, tmp_path: Path) -> None:
+    def load(*lines: str, options: tuple[str, ...] = ()) -> dict[str, Any]:
+        path = tmp_path / "file.csv"
+        path.write_text("\n".join(lines) + "\n")
+        return cli.error("feed", "load", path, *options)
+
+    error = load("date,open,high,low,close", "2024-01-02,1,1,1,1")
+    assert ("it has 'date,open,high,low,close'" in error["detail"], "--symbol" in error["hint"]) == (True, True)
+    error = load("symbol;date;open;high;low;close", "A;2024-01-02;1;1;1;1")
+    assert ("'symbol;date;open;" in error["detail"], "commas" in error["hint"]) == (True, True)
+    error = load("A,2024-01-02,1,1,1,1")
+    assert ("'A,2024-01-02" in error["detail"], "first line" in error["hint"]) == (True, True)
+    error = load("symbol,date,open,high,low,close", "A,01/02/2024,1,1,1,1")
+    assert "date is not a date like 2024-01-31, or a time with its offset" in error["detail"]
+    error = load("symbol,time,open,high,low,close", "A,2024-02-30,1,1,1,1")
+    assert "time: there is no such date" in error["detail"]
+
+
 def test_feed_load_actions(cli: Cli, market: Path, tmp_path: Path) -> None:
     path = tmp_path / "actions.csv"
     path.write_text("symbol,ex_date,action_type,ratio_numerator,ratio_denominator\nAAA,2024-01-03,SPLIT,2,1\n")
@@ -824,6 +858,23 @@ def test_feed_load_actions(cli: Cli, market: Path, tmp_path: Path) -> None:
     refused = cli("feed", "load-actions", path, code=1)
     assert refused.stderr.startswith("error 23514: 1 bad line; nothing was stored in corporate actions (line 3: ")
     assert cli.json("feed", "load-actions", "-", "--skip-bad", stdin=path.read_text())["rows"] == 1
+
+
+def test_feed_load_actions_says_whom_they_miss_and_what_was_added_up(
+    cli: Cli, run: tuple[int, int], tmp_path: Path
+) -> None:
+    cli("tick", *run, T2)
+    path = tmp_path / "actions.csv"
+    path.write_text(
+        "symbol,ex_date,action_type,amount,pay_date\n"
+        "AAA,2024-01-03,DIVIDEND,1,2024-01-10\nAAA,2024-01-03,DIVIDEND,2.5,2024-01-10\n"
+    )
+    said = cli("feed", "load-actions", path, "--dry-run").stdout
+    assert "1 row would be stored, 0 unchanged, 1 added to another, 0 skipped" in said
+    assert "warning: 1 RUNNING run past" in said
+    report = cli.json("feed", "load-actions", path)
+    assert (report["rows"], report["merged"], report["runs_past"]) == (1, 1, 1)
+    assert "warning" not in cli("feed", "load-actions", path).stdout
 
 
 def test_calendar_load(cli: Cli, market: Path, tmp_path: Path) -> None:
