@@ -85,7 +85,10 @@ def calendar() -> None:
 @calendar.command("load")
 @click.argument("file")
 @click.option("--calendar", required=True, help="Calendar to load into; made if it is new.")
-@click.option("--time-zone", help="The market's IANA time zone, like Asia/Kolkata, for a new calendar. Default: UTC.")
+@click.option(
+    "--time-zone",
+    help="The market's IANA time zone, like Asia/Kolkata. A new calendar needs it, unless the file's times are in UTC.",
+)
 def calendar_load(file: str, calendar: str, time_zone: str | None) -> None:
     """Load sessions from a CSV FILE with the columns session_date, open_at, close_at."""
     with session() as s:
