@@ -28,6 +28,7 @@ for _command in (
     cli_run.user,
     cli_data.feed,
     cli_data.calendar,
+    cli_data.instrument,
     cli_run.run,
     cli_order.order,
     cli_plan.sip,

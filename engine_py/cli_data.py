@@ -1,4 +1,4 @@
-"""papertick feed, papertick calendar: market data in."""
+"""papertick feed, calendar, instrument: market data in, and what can be traded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 from psycopg import Connection
 
 from engine_py import feed as feeds
-from engine_py.cli_base import Group, emit, session, show_progress
+from engine_py.cli_base import NEGATIVE, NUMBER, Group, Row, emit, select, session, show_progress
 from engine_py.render import counted, table, text
 
 
@@ -21,10 +21,24 @@ def feed() -> None:
 @click.argument("file")
 @click.option("--feed", default="default", show_default=True, help="Feed to load into; made if it is new.")
 @click.option("--calendar", help="Calendar that a new feed follows. Default: ALWAYS.")
+@click.option(
+    "--adjusted",
+    is_flag=True,
+    default=None,
+    help="The prices of a new feed are adjusted: no split or dividend applies.",
+)
 @click.option("--symbol", help="Symbol of every bar, for files that have no such column.")
 @click.option("--skip-bad", is_flag=True, help="Leave bad lines out instead of refusing the file.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be stored.")
-def feed_load(file: str, feed: str, calendar: str | None, symbol: str | None, skip_bad: bool, dry_run: bool) -> None:
+def feed_load(
+    file: str,
+    feed: str,
+    calendar: str | None,
+    adjusted: bool | None,
+    symbol: str | None,
+    skip_bad: bool,
+    dry_run: bool,
+) -> None:
     """Load bars from a CSV FILE ('-' reads standard input; gzip is fine).
 
     Columns, by name: symbol; logical_time, timestamp, datetime, time or date; open, high, low, close; volume
@@ -38,6 +52,7 @@ def feed_load(file: str, feed: str, calendar: str | None, symbol: str | None, sk
             file,
             feed=feed,
             calendar=calendar,
+            adjusted=adjusted,
             symbol=symbol,
             skip_bad=skip_bad,
             dry_run=dry_run,
@@ -74,7 +89,7 @@ def feed_list() -> None:
     """Feeds, with how much they hold and when."""
     with session() as s:
         rows = [asdict(info) for info in s.run(feeds.list_feeds)]
-    emit(rows, table(rows, ("feed", "calendar", "symbols", "bars", "first", "last")))
+    emit(rows, table(rows, ("feed", "calendar", "adjusted", "symbols", "bars", "first", "last")))
 
 
 @click.group(cls=Group)
@@ -98,6 +113,51 @@ def calendar_load(file: str, calendar: str, time_zone: str | None) -> None:
                 repeatable=file != "-",
             )
         )
+
+
+@click.group(cls=Group)
+def instrument() -> None:
+    """What can be traded, and in which steps."""
+
+
+_INSTRUMENT = ("symbol", "quantity_step", "price_tick", "product")
+
+
+@instrument.command("set", context_settings=NEGATIVE)
+@click.argument("symbol")
+@click.option("--step", type=NUMBER, help="Smallest tradable quantity. Default of a new one: 0.000001.")
+@click.option("--tick", type=NUMBER, help="Price grid of its orders; 'none': any price.")
+@click.option("--product", help="Its kind, for fee schedules that charge by it. Default of a new one: EQUITY.")
+def instrument_set(symbol: str, step: str | None, tick: str | None, product: str | None) -> None:
+    """Set the terms of SYMBOL, which is made if it is new; what is not given stays.
+
+    They hold for every feed and run, for orders that are placed from now on.
+    """
+
+    def store(conn: Connection) -> Row:
+        with conn.transaction():
+            conn.execute("insert into instrument (symbol) values (%s) on conflict do nothing", [symbol])
+            (row,) = select(
+                conn,
+                """update instrument set quantity_step = coalesce(%s::numeric, quantity_step),
+                          price_tick = case when %s = 'none' then null else coalesce(%s::numeric, price_tick) end,
+                          product = coalesce(%s, product)
+                    where symbol = %s returning *""",
+                *(step, tick, None if tick == "none" else tick, product, symbol),
+            )
+        return row
+
+    with session() as s:
+        row = s.run(store)
+    emit(row, f"{symbol}: " + ", ".join(f"{name} {text(row[name])}" for name in _INSTRUMENT[1:]))
+
+
+@instrument.command("list")
+def instrument_list() -> None:
+    """Every instrument, with its terms."""
+    with session() as s:
+        rows = s.select('select * from instrument order by symbol collate "C"')
+    emit(rows, table(rows, _INSTRUMENT))
 
 
 def _count(rows: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from psycopg import sql
 from engine_py import demo
 from engine_py.cli import main
 from engine_py.cli_base import Session
+from engine_py.cli_order import OPEN_STATUSES, ORDER_STATUSES
 from engine_py.db import Database
 from engine_py.errors import ConnectionFailedError
 from engine_py.feed import load_bundled
@@ -119,7 +121,7 @@ def test_commands_are_the_documented_ones() -> None:
     found = [" ".join(path) for path, command in leaves(main) if not isinstance(command, click.Group)]
     assert found == [
         *("demo", "db init", "db upgrade", "db status", "db shell", "db stop", "user create", "feed load"),
-        *("feed load-actions", "feed list", "calendar load"),
+        *("feed load-actions", "feed list", "calendar load", "instrument set", "instrument list"),
         *("run start", "run stop", "run list", "run show", "run fork", "order place", "order oco", "order replace"),
         *("order cancel", "order list", "order explain", "order preview"),
         *("sip create", "sip change", "sip pause", "sip resume", "sip list"),
@@ -390,6 +392,62 @@ def test_orders(cli: Cli, run: tuple[int, int]) -> None:
     assert (filled["avg_fill_price"], filled["closed_time"]) == ("100.00000000", T1)
 
 
+def test_order_statuses_are_the_databases(cli: Cli, db: psycopg.Connection, run: tuple[int, int]) -> None:
+    rows = db.execute("select pg_get_constraintdef(oid) from pg_constraint where conname = 'order_status_is_known'")
+    assert set(re.findall("'([A-Z_]+)'", rows.fetchone()[0])) == set(ORDER_STATUSES)  # type: ignore[index]
+    rows = db.execute("select pg_get_indexdef('paper_order_open'::regclass)")
+    assert set(re.findall("'([A-Z_]+)'", rows.fetchone()[0])) == set(OPEN_STATUSES)  # type: ignore[index]
+    for status in ORDER_STATUSES:
+        assert status.lower() in " ".join(cli("order", "list", "--help").stdout.split())
+    assert "'banana'" in cli.error("order", "list", *run, "--status", "banana", code=2)["message"]
+    limit = ("--type", "limit", "--limit", "1")
+    cli("order", "place", *run, "AAA", "buy", "1", *limit)
+    cli("order", "place", *run, "AAA", "sell", "1")
+    cli("order", "place", *run, "AAA", "buy", "1", *limit)
+    cli("order", "cancel", *run, 3)
+    for status, ids in (("open", [1]), ("OPEN", [1]), ("Rejected", [2]), ("canceled", [3]), ("filled", [])):
+        assert [order["order_id"] for order in cli.json("order", "list", *run, "--status", status)] == ids
+
+
+def test_order_list_shows_what_there_is(cli: Cli, run: tuple[int, int]) -> None:
+    def columns() -> set[str]:
+        return set(cli("order", "list", *run).stdout.splitlines()[0].split())
+
+    cli("order", "place", *run, "AAA", "buy", "10", "--tif", "day")
+    assert {"logical_time", "source", "time_in_force"} <= columns()
+    assert columns().isdisjoint({"trail_amount", "oco_id", "parent_order_id", "good_till"})
+    cli("tick", *run, T1)
+    cli("order", "oco", *run, "AAA", "sell", "1", "--limit", "200", "--stop", "50")
+    cli("order", "place", *run, "AAA", "sell", "1", "--type", "trailing_stop", "--trail", "5")
+    assert {"trail_amount", "oco_id"} <= columns()
+    assert columns().isdisjoint({"trail_percent", "parent_order_id", "good_till"})
+
+
+def test_fail_on_reject_is_exit_code_1(cli: Cli, run: tuple[int, int]) -> None:
+    place = ("order", "place", *run, "AAA")
+    assert cli.json(*place, "sell", "1", "--fail-on-reject", code=1)["status"] == "REJECTED"
+    assert "REJECTED" in cli(*place, "sell", "1", "--fail-on-reject", code=1).stdout
+    row = cli.json(*place, "buy", "1", "--fail-on-reject", "--type", "limit", "--limit", "1")
+    assert row["status"] == "PENDING"
+    oco = ("order", "oco", *run, "AAA", "sell", "1", "--limit", "200", "--stop", "50")
+    assert len(cli.json(*oco, "--fail-on-reject", code=1)) == 2
+    cli.json(*oco)
+    replaced = cli.json("order", "replace", *run, row["order_id"], "--limit", "1e9", "--fail-on-reject", code=1)
+    assert replaced["reject_reason"] == "CASH_INSUFFICIENT"
+
+
+def test_preview_takes_the_terms_of_place(cli: Cli, run: tuple[int, int]) -> None:
+    def options(name: str) -> set[str]:
+        command = main.commands["order"].commands[name]  # type: ignore[attr-defined]
+        return {option for param in command.params for option in param.opts}
+
+    assert options("place") - options("preview") == {"--client-order-id", "--fail-on-reject"}
+    assert options("preview") <= options("place")
+    exits = ("--take-profit", "120", "--stop-loss", "90", "--stop-loss-limit", "89")
+    assert cli.json("order", "preview", *run, "AAA", "buy", "1", *exits)["status"] == "PENDING"
+    assert cli.error("order", "preview", *run, "AAA", "buy", "1", *exits[:4], "--take-profit", "80")["code"] == "TE101"
+
+
 def test_order_explain(cli: Cli, run: tuple[int, int]) -> None:
     cli("order", "place", *run, "AAA", "buy", "1", "--type", "limit", "--limit", "95")
     cli("tick", *run, T1)
@@ -412,7 +470,7 @@ def test_order_preview(cli: Cli, db: psycopg.Connection, run: tuple[int, int]) -
     found = cli.json(*preview, "buy", "2.5")
     assert (found["status"], found["estimated_value"], found["cash_after"]) == ("PENDING", "262.50", "9737.5000")
     assert cli.json(*preview, "sell", "1")["reject_reason"] == "POSITION_INSUFFICIENT"
-    trailing = ("--type", "trailing_stop", "--trail-amount", "5", "--tif", "gtd", "--good-till", T3)
+    trailing = ("--type", "trailing_stop", "--trail", "5", "--tif", "gtd", "--good-till", T3)
     assert float(cli.json(*preview, "buy", "1", *trailing)["stop_price"]) == 110
     assert (
         float(
@@ -687,7 +745,7 @@ def test_bad_weights_leave_nothing(
         *(
             "2024-01-02T16:00:00",
             "2024-01-02 16:00:00",
-            "2024-01-02",
+            "2024-1-2",
             "infinity",
             "-infinity",
             "now",
@@ -725,6 +783,30 @@ def test_time_that_is_none_is_refused(
     assert cli.error("tick", *run, time)["code"] == code
     assert cli.error("tick-all", time)["code"] == code
     assert contents(db) == before
+
+
+def test_a_date_stands_for_its_sessions_close(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "sessions.csv"
+    days = [f"2024-01-0{day}" for day in (2, 3, 5)]
+    rows = [f"{day},{day}T09:30:00-05:00,{day}T16:00:00-05:00" for day in days]
+    path.write_text("\n".join(["session_date,open_at,close_at", *rows]) + "\n")
+    cli("calendar", "load", path, "--calendar", "XTST", "--time-zone", "America/New_York")
+    bars = "".join(f"A,{day},1,1,1,1\n" for day in days)
+    daily = ("feed", "load", "-", "--feed", "daily", "--calendar", "XTST")
+    cli(*daily, stdin=f"symbol,date,open,high,low,close\n{bars}")
+    user = cli.json("user", "create", "Ann")["user_id"]
+    key = (user, cli.json("run", "start", user, "--cash", "100", "--feed", "daily")["run_id"])
+    assert cli.json("tick", *key, "2024-01-02")["logical_time"] == T1
+    done = cli.json("replay", *key, "--from", "2024-01-02", "--to", "2024-01-03")
+    assert (done["logical_time"], done["times"]) == (T2, 2)
+    assert cli.json("tick-all", "2024-01-05", "--feed", "daily")["logical_time"] == "2024-01-05T21:00:00.000000Z"
+    assert cli.error("tick", *key, "2024-01-04")["code"] == "22008"  # no session
+    assert cli.error("tick", *key, "2024-01-06")["code"] == "TE203"  # past the calendar
+    assert cli.error("tick-all", "2024-01-02", "--feed", "nowhere")["code"] == "TE201"
+    assert cli.error("tick", user, 99, "2024-01-02")["code"] == "TE204"
+    always = cli.json("run", "start", cli.json("user", "create", "Bob")["user_id"], "--cash", "1")
+    mark = cli.json("tick", always["user_id"], always["run_id"], "2024-01-02")
+    assert mark["logical_time"] == "2024-01-03T00:00:00Z"
 
 
 def test_tick_into_the_past_is_refused(cli: Cli, run: tuple[int, int]) -> None:
@@ -875,6 +957,34 @@ def test_feed_load_actions_says_whom_they_miss_and_what_was_added_up(
     report = cli.json("feed", "load-actions", path)
     assert (report["rows"], report["merged"], report["runs_past"]) == (1, 1, 1)
     assert "warning" not in cli("feed", "load-actions", path).stdout
+
+
+def test_feed_of_adjusted_prices(cli: Cli, market: Path) -> None:
+    assert cli.error("feed", "load", market, "--adjusted")["code"] == "TE101"  # default exists, of raw prices
+    for _ in range(2):
+        cli("feed", "load", market, "--feed", "new", "--adjusted")
+    cli("feed", "load", market, "--feed", "new")
+    assert [(f["feed"], f["adjusted"]) for f in cli.json("feed", "list")] == [("default", False), ("new", True)]
+
+
+def test_instruments(cli: Cli, run: tuple[int, int]) -> None:
+    words = cli("instrument", "set", "AAA", "--step", "1", "--tick", "0.05").stdout
+    assert words == "AAA: quantity_step 1, price_tick 0.05, product EQUITY\n"
+    row = cli.json("instrument", "set", "AAA", "--product", "ETF")
+    assert row == {"symbol": "AAA", "quantity_step": "1.00000000", "price_tick": "0.05000000", "product": "ETF"}
+    place = ("order", "place", *run, "AAA", "buy")
+    assert cli.json(*place, "1.5")["reject_reason"] == "QUANTITY_OFF_STEP"
+    assert cli.json(*place, "1", "--type", "limit", "--limit", "1.01")["reject_reason"] == "PRICE_OFF_TICK"
+    assert cli.json("instrument", "set", "AAA", "--tick", "none")["price_tick"] is None
+    assert cli.json("instrument", "set", "NEW")["quantity_step"] == "0.00000100"
+    before = cli.json("instrument", "list")
+    assert [row["symbol"] for row in before] == ["AAA", "BBB", "NEW"]
+    assert "ETF" in cli("instrument", "list").stdout
+    for bad in (["--step", "0"], ["--step", "-1"], ["--step", "NaN"], ["--tick", "Infinity"], ["--product", ""]):
+        assert cli.error("instrument", "set", "AAA", *bad)["code"] in ("23514", "22003")
+    assert cli.error("instrument", "set", "AAA", "--step", "many")["code"] == "22P02"
+    assert cli.error("instrument", "set", " X")["code"] == "23514"
+    assert cli.json("instrument", "list") == before
 
 
 def test_calendar_load(cli: Cli, market: Path, tmp_path: Path) -> None:
