@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from engine_py import __version__, bench, cli_data, cli_db, cli_order, cli_plan, cli_run, cli_tick
+from engine_py import __version__, bench, cli_data, cli_db, cli_ledger, cli_order, cli_plan, cli_run, cli_tick
 from engine_py.cli_base import Root
 
 
@@ -22,6 +22,8 @@ def main() -> None:
     """
 
 
+for _ledger in cli_ledger.LEDGERS:
+    cli_run.run.add_command(_ledger)
 for _command in (
     cli_tick.demo,
     cli_db.db,

@@ -11,6 +11,7 @@ from engine_py import demo as demonstration
 from engine_py import feed as feeds
 from engine_py import replaying
 from engine_py.cli_base import (
+    ID,
     MOMENT,
     NUMBER,
     Command,
@@ -112,10 +113,19 @@ def tick_all(time: str, feed: str | None, commit_every: str | None) -> None:
 
 
 @click.command(cls=Command)
-def check() -> None:
-    """Check every invariant of every run. Exit code 1 if one is broken."""
+@click.argument("user", type=ID, required=False)
+@click.argument("run", type=ID, required=False)
+def check(user: int | None, run: int | None) -> None:
+    """Check every invariant of every run, or of USER's, or of that RUN. Exit code 1 if one is broken."""
     with session() as s:
-        rows = s.select("select * from violations order by user_id, run_id, rule, detail")
+        if user is not None and run is not None:
+            get_run(s, user, run)
+        rows = s.select(
+            """select * from violations
+                where (%s::bigint is null or user_id = %s) and (%s::bigint is null or run_id = %s)
+                order by user_id, run_id, rule, detail""",
+            *(user, user, run, run),
+        )
     emit(rows, table(rows, ("user_id", "run_id", "rule", "detail")) if rows else "no violations")
     if rows:
         sys.exit(1)

@@ -103,3 +103,21 @@ begin
   return query select * from engine.preview_sip(p_user_id, p_run_id, p_sip_id, p_logical_time);
 end $$;
 comment on function preview_sip is 'preview_sip(user, run, sip_id, logical_time) → how the plan''s next slot would end at that time (null = the last tick), with the run as it stands: event_type, quantity, price, amount (of the slot), payload, cash after; of a basket or a rebalance plan one row a symbol that it buys. waits_for: DATE, SESSION or PRICE while a tick there would leave it due. No row when the plan is over. Stores nothing and locks nothing. TE101 for an unknown plan, TE001, TE203, TE204.';
+
+create or replace function sip_schedule(p_user_id bigint, p_run_id bigint)
+returns table (sip_id bigint, slot int, nominal_date date, due_date date, amount numeric, state text)
+language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  return query select * from engine.sip_schedule(p_user_id, p_run_id);
+end $$;
+comment on function sip_schedule is 'sip_schedule(user, run) → (sip_id, slot, nominal_date, due_date, amount, state) of each plan''s next slot: due at the first open tick on or after due_date, in the market''s time zone. state: SCHEDULED; PAUSED (it will be skipped, unless resumed); CALENDAR_ENDS (due_date null: the calendar does not reach that far yet); OVER or RUN_ENDED (no dates: there is none to come). TE204.';
+
+create or replace function rebalance_schedule(p_user_id bigint, p_run_id bigint)
+returns table (plan_id bigint, slot int, due_date date, state text)
+language plpgsql stable set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  return query select * from engine.rebalance_schedule(p_user_id, p_run_id);
+end $$;
+comment on function rebalance_schedule is 'rebalance_schedule(user, run) → (plan_id, slot, due_date, state) of each plan''s next slot; state is SCHEDULED, CALENDAR_ENDS or RUN_ENDED, as in sip_schedule. TE204.';

@@ -120,12 +120,14 @@ def leaves(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tup
 def test_commands_are_the_documented_ones() -> None:
     found = [" ".join(path) for path, command in leaves(main) if not isinstance(command, click.Group)]
     assert found == [
-        *("demo", "db init", "db upgrade", "db status", "db shell", "db stop", "user create", "feed load"),
+        *("demo", "db init", "db upgrade", "db status", "db shell", "db stop", "user create", "user list", "feed load"),
         *("feed load-actions", "feed list", "calendar load", "instrument set", "instrument list"),
-        *("run start", "run stop", "run list", "run show", "run fork", "order place", "order oco", "order replace"),
+        *("run start", "run stop", "run list", "run show", "run fork"),
+        *("run trades", "run events", "run cash", "run equity"),
+        *("order place", "order oco", "order replace"),
         *("order cancel", "order list", "order explain", "order preview"),
         *("sip create", "sip change", "sip pause", "sip resume", "sip list"),
-        *("rebalance create", "tick", "replay", "tick-all", "check", "digest", "bench"),
+        *("rebalance create", "rebalance list", "tick", "replay", "tick-all", "check", "digest", "bench"),
     ]
 
 
@@ -361,6 +363,69 @@ def test_run_list_and_show(cli: Cli, run: tuple[int, int]) -> None:
     assert "10050" in words
     assert "RUNNING" in cli("run", "list").stdout
     assert cli("tick", *run, T1).stdout == f"{T1}: equity 10050, cash 9000, market_value 1050\n"
+
+
+def test_run_show_says_the_terms_once(cli: Cli, market: Path) -> None:
+    user = cli.json("user", "create", "Ann")["user_id"]
+    margin = ("--initial-margin", "0.5", "--maintenance-margin", "0.25", "--borrow-rate", "0.03")
+    terms = ("--fees", "US_PER_SHARE", "--mark-policy", "session", "--slippage-bps", "5", *margin)
+    run = (user, cli.json("run", "start", user, "--cash", "10000", *terms)["run_id"])
+    cli("order", "place", *run, "AAA", "buy", "10")
+    cli("tick", *run, T1)
+    lines = [line.split() for line in cli("run", "show", *run).stdout.splitlines()]
+    names = [line[0] for line in lines if line]
+    assert [names.count(name) for name in ("cash", "equity")] == [1, 1]
+    shown = {line[0]: line[1] for line in lines if len(line) == 2}
+    expected = {"mark_policy": "SESSION", "fee_schedule": "US_PER_SHARE", "slippage_bps": "5", "initial_margin": "0.5"}
+    expected |= {"maintenance_margin": "0.25", "borrow_rate": "0.03"}
+    assert {name: shown[name] for name in expected} == expected
+    assert {"margin_rate", "participation", "max_price_age", "forked_at"}.isdisjoint(names)
+    assert "fees" in shown
+
+
+def test_user_list(cli: Cli, run: tuple[int, int]) -> None:
+    cli("run", "stop", *run)
+    second = cli.json("run", "start", run[0], "--cash", "1")["run_id"]
+    bob = cli.json("user", "create", "Bob")["user_id"]
+    assert cli.json("user", "list") == [
+        {"user_id": run[0], "name": "Ann", "runs": 2, "running_run_id": second},
+        {"user_id": bob, "name": "Bob", "runs": 0, "running_run_id": None},
+    ]
+    assert "Bob" in cli("user", "list").stdout
+
+
+def test_ledgers_of_a_run(cli: Cli, run: tuple[int, int]) -> None:
+    cli("sip", "create", *run, "BBB", "100", "daily", "2024-01-02")
+    cli("order", "place", *run, "AAA", "buy", "10")
+    cli("replay", *run)
+    trades = cli.json("run", "trades", *run)
+    assert [(t["trade_id"], t["symbol"], t["price"]) for t in trades[:2]] == [
+        (1, "AAA", "100.00000000"),
+        (2, "BBB", "50.00000000"),
+    ]
+    assert [t["trade_id"] for t in trades] == [1, 2, 3, 4]
+    cash = cli.json("run", "cash", *run)
+    assert [(c["cause"], c["balance"]) for c in cash][:3] == [
+        ("OPENING", "10000.0000"),
+        ("TRADE", "9000.0000"),
+        ("TRADE", "8900.0000"),
+    ]
+    events = cli.json("run", "events", *run)
+    assert [(e["event_type"], e["event_key"]) for e in events] == [("SIP_EXECUTED", f"1:{k}") for k in range(3)]
+    assert [e["logical_time"] for e in cli.json("run", "equity", *run)] == [T1, T2, T3]
+    for name, rows in (("trades", 4), ("cash", 5), ("events", 3), ("equity", 3)):
+        whole = cli.json("run", name, *run)
+        assert len(whole) == rows
+        key = "entry_id" if name == "cash" else "logical_time"
+        assert cli.json("run", name, *run, "--limit", "2") == whole[-2:]
+        late = [row for row in whole if (row["logical_time"] or "") >= T2]
+        assert cli.json("run", name, *run, "--from", T2) == cli.json("run", name, *run, "--from", "2024-01-03") == late
+        upto = [row for row in whole if (row["logical_time"] or "") <= T2]
+        assert cli.json("run", name, *run, "--to", T2) == cli.json("run", name, *run, "--to", "2024-01-03") == upto
+        assert key in cli("run", name, *run).stdout
+        assert cli.error("run", name, run[0], 99)["code"] == "TE204"
+        assert cli.error("run", name, *run, "--limit", "0", code=2)["code"] is None
+    assert "amount=100" in cli("run", "events", *run).stdout
 
 
 # --- orders
@@ -625,6 +690,32 @@ def test_sips(cli: Cli, run: tuple[int, int]) -> None:
     assert "WEEKLY" in cli("sip", "list", *run).stdout
 
 
+def test_sip_list_says_when_it_buys_next(cli: Cli, run: tuple[int, int]) -> None:
+    cli("sip", "create", *run, "AAA", "100", "weekly", "2024-01-02", "--end", "2024-01-05")
+    cli("sip", "create", *run, "AAA", "100", "monthly", "2024-01-03", "--instalments", "2")
+    cli("sip", "pause", *run, 2, "--from", "2024-01-03", "--to", "2024-01-04")
+    cli("tick", *run, T1)
+    first, second = cli.json("sip", "list", *run)
+    assert (first["due_date"], first["state"], first["next_slot"]) == (None, "OVER", 1)
+    assert (second["due_date"], second["state"], second["next_amount"]) == ("2024-01-03", "PAUSED", "100.00")
+    words = cli("sip", "list", *run).stdout.splitlines()
+    assert {"due_date", "state", "end_date", "instalments", "pauses"} <= set(words[0].split())
+    assert "2024-01-03 to 2024-01-04" in words[3]
+
+
+def test_rebalance_list(cli: Cli, run: tuple[int, int]) -> None:
+    weights = ("--weight", "BBB=.3", "--weight", "AAA=0.6")
+    made = cli.json("rebalance", "create", *run, "monthly", "2024-01-02", *weights, "--band", "0.1")
+    assert cli.json("rebalance", "list", *run) == [made]
+    assert made["due_date"] == "2024-01-02"
+    cli("tick", *run, T1)
+    (row,) = cli.json("rebalance", "list", *run)
+    assert (row["next_slot"], row["due_date"], row["state"]) == (1, "2024-02-02", "SCHEDULED")
+    words = cli("rebalance", "list", *run).stdout
+    assert "AAA=0.6 BBB=0.3" in words
+    assert "band" in words
+
+
 def test_sip_change_and_pauses_by_date(cli: Cli, run: tuple[int, int]) -> None:
     cli("sip", "create", *run, "AAA", "100", "daily", "2024-01-02", "--auto-pause-after", "3")
     assert cli.json("sip", "change", *run, 1, "50.5")["amount"] == "50.5000"
@@ -875,6 +966,11 @@ def test_check(cli: Cli, db: psycopg.Connection, run: tuple[int, int]) -> None:
     assert broken
     assert {(row["user_id"], row["run_id"]) for row in broken} == {run}
     assert broken[0]["rule"] in cli("check", code=1).stdout
+    assert cli.json("check", run[0], code=1) == cli.json("check", *run, code=1) == broken
+    other = cli.json("user", "create", "Bob")["user_id"]
+    healthy = (other, cli.json("run", "start", other, "--cash", "1")["run_id"])
+    assert cli.json("check", other) == cli.json("check", *healthy) == []
+    assert cli.error("check", *run[:1], 99)["code"] == "TE204"
 
 
 # --- data
