@@ -1148,6 +1148,19 @@ def test_db_shell_passes_its_arguments_to_psql(dsn: str) -> None:
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
 
 
+def test_db_shell_shows_refusals_without_the_stack(dsn: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "engine_py", "db", "shell", "-XAtq"],
+        cwd=PROJECT,
+        env={**os.environ, "DB_DSN": dsn},
+        input="call tick(1, 9, '2024-01-01');\n\\echo :SQLSTATE :PROMPT1\n",
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "TE204 %/ %:SQLSTATE: %R%x%# \n"
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["ERROR", "DETAIL", "HINT"]
+
+
 def test_db_shell_does_not_show_the_password(cli: Cli) -> None:
     secret = Cli("host=h user=u password=sesame dbname=d")
     assert "sesame" not in json.dumps(secret.json("db", "shell"))
