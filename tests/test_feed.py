@@ -669,7 +669,7 @@ def test_bundled_data_is_complete_and_every_bar_closes_its_session(db: Conn) -> 
     assert report.first == datetime(2000, 3, 1, 21, tzinfo=UTC)
     assert report.last == datetime(2013, 3, 1, 21, tzinfo=UTC)
     bundled = feed.list_feeds(db)[0]
-    assert bundled == feed.FeedInfo("bundled", "XNYS", 5, 12_154, report.first, report.last)
+    assert bundled == feed.FeedInfo("bundled", "XNYS", False, 5, 12_154, report.first, report.last)
     assert db.execute(
         "select count(*) from price_bar b where not exists (select from market_session m"
         " where m.calendar = 'XNYS' and m.close_at = b.logical_time)"
