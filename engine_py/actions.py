@@ -12,14 +12,14 @@ from engine_py.staging import LoadReport, Stage, refused
 
 _ACTION = (
     Column("symbol", ("symbol",), SYMBOL, "a symbol"),
-    Column("ex_date", ("ex_date",), DATE, "a date (YYYY-MM-DD)", "22007"),
+    Column("ex_date", ("ex_date",), DATE, "a date like 2024-01-31", "22007"),
     Column("action_type", ("action_type",), "SPLIT|DIVIDEND", "SPLIT or DIVIDEND", "23514"),
     *(
         Column(name, (name,), r"(?:\d{1,9})?", "empty or a whole number below 1e9", optional=True)
         for name in ("ratio_numerator", "ratio_denominator")
     ),
     Column("amount", ("amount",), f"(?:{NUMBER})?", "empty or a finite decimal number", optional=True),
-    Column("pay_date", ("pay_date",), f"(?:{DATE})?", "empty or a date (YYYY-MM-DD)", "22007", optional=True),
+    Column("pay_date", ("pay_date",), f"(?:{DATE})?", "empty or a date like 2024-01-31", "22007", optional=True),
 )
 # What is null breaks no rule but those of what must be there. A field of the other kind is refused, not ignored: it
 # is more likely a row gone wrong than a remark.
@@ -52,17 +52,43 @@ _SAME_ACTION = """(b.ratio_numerator, b.ratio_denominator, b.amount, b.pay_date)
                   (s.ratio_numerator, s.ratio_denominator, s.amount::numeric(20,8), s.pay_date)"""
 
 
+# An interim and a special dividend. Equal amounts are more likely one dividend twice.
+_TWIN_DIVIDENDS = """
+    select unnest(array_agg(line order by line)) as line, min(line) as into, sum(round(amount, 8)) as amount
+      from pg_temp.papertick_stage
+     where action_type = 'DIVIDEND'
+     group by symbol, ex_date
+    having count(*) > 1 and count(distinct pay_date) = 1 and count(distinct round(amount, 8)) = count(*)"""
+_ONE_DIVIDEND = (
+    " (dividends of one ex-date add up if their pay dates are equal and their amounts differ; else write their sum)"
+)
+# RUNNING runs that have ticked past the bar at which an action is due: ticks that have happened stay as they are.
+_RUNS_PAST = """
+    select count(distinct (r.user_id, r.run_id))
+      from pg_temp.papertick_stage x
+      join public.feed f on not f.adjusted
+      join public.calendar c on c.calendar = f.calendar
+     cross join lateral (select b.logical_time from public.price_bar b
+                          where b.feed = f.feed and b.symbol = x.symbol
+                            and b.logical_time >= (x.ex_date::timestamp at time zone c.time_zone)
+                          order by b.logical_time limit 1) b
+      join public.strategy_run r on r.feed = f.feed and r.status = 'RUNNING'
+      join public.engine_state s on s.user_id = r.user_id and s.run_id = r.run_id
+     where s.last_logical_time >= b.logical_time"""
+
+
 @mapped()
 def load_actions(conn: Connection[Any], source: Source, *, skip_bad: bool = False, dry_run: bool = False) -> LoadReport:
     """Load splits and dividends, which hold for their symbol in every feed.
 
     Columns, by name in any case and order: symbol, ex_date, action_type; ratio_numerator, ratio_denominator (new
     units : old units) of a SPLIT; amount (per unit, in the currency of the prices) and pay_date of a DIVIDEND; others
-    are ignored. Two dividends of one ex-date are one row, their sum. Symbols must be known.
+    are ignored. Dividends of one ex-date and pay date with different amounts are stored as one, their sum. Symbols
+    must be known.
     Rows equal to stored ones are counted as unchanged; stored rows are never changed.
     A bad line refuses the whole file (FeedError), or with `skip_bad` just itself. One transaction; safe to repeat.
     """
-    report = LoadReport("corporate actions")
+    report = LoadReport("corporate actions", dry_run)
     with open_text(source) as text, conn.transaction():
         # two loads queue up here, so that the second finds what the first stored
         conn.execute("select pg_advisory_xact_lock(hashtextextended('papertick corporate actions', 0))")
@@ -79,13 +105,17 @@ def load_actions(conn: Connection[Any], source: Source, *, skip_bad: bool = Fals
             report,
         )
         stage.fill(table, None)
-        stage.judge(_ACTION_RULES, "symbol, ex_date, action_type")
+        stage.judge(_ACTION_RULES)
+        stage.add_up(_TWIN_DIVIDENDS)
+        stage.refuse_repeats("symbol, ex_date, action_type", _ONE_DIVIDEND)
         stage.summarize(
             """select count(distinct symbol), min(ex_date)::timestamp at time zone 'UTC',
                       max(ex_date)::timestamp at time zone 'UTC' from pg_temp.papertick_stage"""
         )
         stage.compare(sql.SQL("public.corporate_action"), "symbol, ex_date, action_type", _SAME_ACTION)
         stage.report_flaws(skip_bad=skip_bad, hint="Correct these lines, or leave them out with --skip-bad.")
+        row = conn.execute(_RUNS_PAST).fetchone()
+        report.runs_past = row[0] if row else 0
         if not dry_run:
             columns = "symbol, ex_date, action_type, ratio_numerator, ratio_denominator, amount, pay_date"
             stage.store("public.corporate_action", {}, columns)

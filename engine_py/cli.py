@@ -7,7 +7,19 @@ from __future__ import annotations
 
 import click
 
-from engine_py import __version__, bench, cli_api, cli_data, cli_db, cli_order, cli_plan, cli_run, cli_tick, cli_worker
+from engine_py import (
+    __version__,
+    bench,
+    cli_api,
+    cli_data,
+    cli_db,
+    cli_ledger,
+    cli_order,
+    cli_plan,
+    cli_run,
+    cli_tick,
+    cli_worker,
+)
 from engine_py.cli_base import Root
 
 
@@ -22,12 +34,15 @@ def main() -> None:
     """
 
 
+for _ledger in cli_ledger.LEDGERS:
+    cli_run.run.add_command(_ledger)
 for _command in (
     cli_tick.demo,
     cli_db.db,
     cli_run.user,
     cli_data.feed,
     cli_data.calendar,
+    cli_data.instrument,
     cli_run.run,
     cli_order.order,
     cli_plan.sip,

@@ -265,6 +265,9 @@ KEYWORD = _Keyword()
 NEGATIVE = {"ignore_unknown_options": True}  # so that -5 is a number, for the engine to refuse
 TIME = _Shaped("time", csvfile.INSTANT, "2024-01-02T16:00:00-05:00 or 2024-01-02T21:00:00Z, offset included")
 SECONDS = click.FloatRange(0, 86400)
+MOMENT = _Shaped(
+    "time", f"{csvfile.INSTANT}|{csvfile.DATE}", "2024-01-02T16:00:00-05:00, offset included, or 2024-01-02"
+)
 DATE = _Shaped("date", csvfile.DATE, "2024-01-31")
 
 

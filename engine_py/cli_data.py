@@ -1,4 +1,4 @@
-"""papertick feed, papertick calendar: market data in."""
+"""papertick feed, calendar, instrument: market data in, and what can be traded."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from psycopg import Connection
 
 from engine_py import csvfile
 from engine_py import feed as feeds
-from engine_py.cli_base import SECONDS, Group, emit, options, session, show_progress
+from engine_py.cli_base import NEGATIVE, NUMBER, SECONDS, Group, Row, emit, options, select, session, show_progress
 from engine_py.errors import UsageError
 from engine_py.follow import Follower, Lines
-from engine_py.render import table, text, to_json_line
+from engine_py.render import counted, table, text, to_json_line
 from engine_py.signals import on_stop
 
 
@@ -27,10 +27,24 @@ def feed() -> None:
 @click.argument("file")
 @click.option("--feed", default="default", show_default=True, help="Feed to load into; made if it is new.")
 @click.option("--calendar", help="Calendar that a new feed follows. Default: ALWAYS.")
+@click.option(
+    "--adjusted",
+    is_flag=True,
+    default=None,
+    help="The prices of a new feed are adjusted: no split or dividend applies.",
+)
 @click.option("--symbol", help="Symbol of every bar, for files that have no such column.")
 @click.option("--skip-bad", is_flag=True, help="Leave bad lines out instead of refusing the file.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be stored.")
-def feed_load(file: str, feed: str, calendar: str | None, symbol: str | None, skip_bad: bool, dry_run: bool) -> None:
+def feed_load(
+    file: str,
+    feed: str,
+    calendar: str | None,
+    adjusted: bool | None,
+    symbol: str | None,
+    skip_bad: bool,
+    dry_run: bool,
+) -> None:
     """Load bars from a CSV FILE ('-' reads standard input; gzip is fine).
 
     Columns, by name: symbol; logical_time, timestamp, datetime, time or date; open, high, low, close; volume
@@ -44,6 +58,7 @@ def feed_load(file: str, feed: str, calendar: str | None, symbol: str | None, sk
             file,
             feed=feed,
             calendar=calendar,
+            adjusted=adjusted,
             symbol=symbol,
             skip_bad=skip_bad,
             dry_run=dry_run,
@@ -63,7 +78,8 @@ def feed_load_actions(file: str, skip_bad: bool, dry_run: bool) -> None:
 
     Columns, by name: symbol, ex_date, action_type (SPLIT or DIVIDEND); ratio_numerator and ratio_denominator
     (new units : old units) of a split; amount per unit and pay_date of a dividend. They hold in every feed that
-    has the symbol, so its prices must be raw. A file may be loaded again.
+    has the symbol, so its prices must be raw; runs that are past them already stay as they are. Dividends of
+    one ex-date and pay date with different amounts add up. A file may be loaded again.
     """
     with session() as s:
         _report(
@@ -116,7 +132,7 @@ def feed_list() -> None:
     """Feeds, with how much they hold and when."""
     with session() as s:
         rows = [asdict(info) for info in s.run(feeds.list_feeds)]
-    emit(rows, table(rows, ("feed", "calendar", "symbols", "bars", "first", "last")))
+    emit(rows, table(rows, ("feed", "calendar", "adjusted", "symbols", "bars", "first", "last")))
 
 
 @click.group(cls=Group)
@@ -127,7 +143,10 @@ def calendar() -> None:
 @calendar.command("load")
 @click.argument("file")
 @click.option("--calendar", required=True, help="Calendar to load into; made if it is new.")
-@click.option("--time-zone", help="The market's IANA time zone, like Asia/Kolkata, for a new calendar. Default: UTC.")
+@click.option(
+    "--time-zone",
+    help="The market's IANA time zone, like Asia/Kolkata. A new calendar needs it, unless the file's times are in UTC.",
+)
 def calendar_load(file: str, calendar: str, time_zone: str | None) -> None:
     """Load sessions from a CSV FILE with the columns session_date, open_at, close_at."""
     with session() as s:
@@ -139,20 +158,72 @@ def calendar_load(file: str, calendar: str, time_zone: str | None) -> None:
         )
 
 
+@click.group(cls=Group)
+def instrument() -> None:
+    """What can be traded, and in which steps."""
+
+
+_INSTRUMENT = ("symbol", "quantity_step", "price_tick", "product")
+
+
+@instrument.command("set", context_settings=NEGATIVE)
+@click.argument("symbol")
+@click.option("--step", type=NUMBER, help="Smallest tradable quantity. Default of a new one: 0.000001.")
+@click.option("--tick", type=NUMBER, help="Price grid of its orders; 'none': any price.")
+@click.option("--product", help="Its kind, for fee schedules that charge by it. Default of a new one: EQUITY.")
+def instrument_set(symbol: str, step: str | None, tick: str | None, product: str | None) -> None:
+    """Set the terms of SYMBOL, which is made if it is new; what is not given stays.
+
+    They hold for every feed and run, for orders that are placed from now on.
+    """
+
+    def store(conn: Connection) -> Row:
+        with conn.transaction():
+            conn.execute("insert into instrument (symbol) values (%s) on conflict do nothing", [symbol])
+            (row,) = select(
+                conn,
+                """update instrument set quantity_step = coalesce(%s::numeric, quantity_step),
+                          price_tick = case when %s = 'none' then null else coalesce(%s::numeric, price_tick) end,
+                          product = coalesce(%s, product)
+                    where symbol = %s returning *""",
+                *(step, tick, None if tick == "none" else tick, product, symbol),
+            )
+        return row
+
+    with session() as s:
+        row = s.run(store)
+    emit(row, f"{symbol}: " + ", ".join(f"{name} {text(row[name])}" for name in _INSTRUMENT[1:]))
+
+
+@instrument.command("list")
+def instrument_list() -> None:
+    """Every instrument, with its terms."""
+    with session() as s:
+        rows = s.select('select * from instrument order by symbol collate "C"')
+    emit(rows, table(rows, _INSTRUMENT))
+
+
 def _count(rows: int) -> None:
-    click.echo(f"\r{rows} rows read", nl=False, err=True)
+    click.echo(f"\r{counted(rows, 'row')} read", nl=False, err=True)
 
 
 def _report(report: feeds.LoadReport, *, listed: bool = True) -> None:
     """`listed`: the bad lines have not been named yet."""
     if listed and show_progress():
         click.echo("\r", nl=False, err=True)
-    words = f"{report.target}: {report.rows} rows stored, {report.unchanged} unchanged"
+    done = "would be stored" if report.dry_run else "stored"
+    words = f"{report.target}: {counted(report.rows, 'row')} {done}, {report.unchanged} unchanged"
+    words += f", {report.merged} added to another" if report.merged else ""
     words += f", {report.skipped_count} skipped"
     if report.first:
         words += f"; {text(report.first)} to {text(report.last)}"
     if report.outside_sessions:
-        words += f"\n  warning: {report.outside_sessions} bars lie outside every session: nothing fills there"
+        lie = "lies" if report.outside_sessions == 1 else "lie"
+        words += (
+            f"\n  warning: {counted(report.outside_sessions, 'bar')} {lie} outside every session: nothing fills there"
+        )
+    if report.runs_past:
+        words += f"\n  warning: {counted(report.runs_past, 'RUNNING run')} past one of these dates will not see it"
     if listed:
         words += "".join(f"\n  line {p.line}: {p.message} [{p.code}]" for p in report.skipped)
     emit({**asdict(report), "skipped": [problem._asdict() for problem in report.skipped]}, words)

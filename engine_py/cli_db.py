@@ -95,12 +95,19 @@ def _look(conn: psycopg.Connection) -> dict[str, Any]:
     }
 
 
+# Of a refusal the detail and the hint, not the engine's stack; in the prompt the SQLSTATE of the last statement.
+# A ~/.psqlrc has the last word.
+_SHELL = ("-v", "SHOW_CONTEXT=never", "-v", "PROMPT1=%/ %:SQLSTATE: %R%x%# ")
+
+
 @db.command("shell", context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def db_shell(arguments: tuple[str, ...]) -> None:
     """Open psql on the database, with these ARGUMENTS.
 
     For example: papertick db shell -c 'table feed'
+
+    The prompt shows the SQLSTATE of the last statement; errors come without the engine's call stack.
 
     With --json only print which program would run, and where it would connect.
     """
@@ -113,7 +120,7 @@ def db_shell(arguments: tuple[str, ...]) -> None:
         return
     if password:  # not on the command line, which every user of the machine can read
         os.environ["PGPASSWORD"] = str(password)
-    command = [program, "-d", make_conninfo(**where), *arguments]
+    command = [program, "-d", make_conninfo(**where), *_SHELL, *arguments]
     if sys.platform == "win32":
         sys.exit(subprocess.call(command))
     os.execv(program, command)

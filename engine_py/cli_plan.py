@@ -23,9 +23,12 @@ from engine_py.cli_base import (
     of_run,
     session,
 )
-from engine_py.render import table
+from engine_py.render import table, text
 
-_SIP = ("sip_id", "symbol", "amount", "frequency", "start_date", "next_slot", "paused")
+_SIP = ("sip_id", "symbol", "amount", "frequency", "start_date", "next_slot", "due_date", "state")
+_SIP_IF_ANY = ("end_date", "instalments", "pauses")
+_REBALANCE = ("plan_id", "frequency", "start_date", "next_slot", "due_date", "state", "weights")
+_REBALANCE_IF_ANY = ("band", "band_relative", "min_order_value")
 
 
 @click.group(cls=Group)
@@ -106,11 +109,20 @@ def _span(dates: dict[str, str | None]) -> str:
 @sip.command("list")
 @of_run
 def sip_list(user: int, run: int) -> None:
-    """The SIPs of a run."""
+    """The SIPs of a run, and when they buy next."""
     with session() as s:
         get_run(s, user, run)
         rows = _sips(s, user, run)
-    emit(rows, table([{**row, "symbol": _bought(row)} for row in rows], _SIP))
+    words = [{**row, "symbol": _bought(row), "pauses": _pauses(row)} for row in rows]
+    emit(rows, table(words, (*_SIP, *_present(words, _SIP_IF_ANY))))
+
+
+def _present(rows: list[Row], names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if any(row[name] is not None for row in rows)]
+
+
+def _pauses(row: Row) -> str | None:
+    return ", ".join(f"{text(dates['from'])} to {text(dates['to'])}" for dates in row["pauses"]) or None
 
 
 def _bought(row: Row) -> str:
@@ -118,12 +130,14 @@ def _bought(row: Row) -> str:
 
 
 def _sips(s: Session, user: int, run: int, sip_id: int | None = None) -> list[Row]:
-    """The plans; their pauses as first and last day, the last null where only resume ends it."""
+    """The plans and their next slots; pauses as first and last day, the last null where only resume ends it."""
     rows = s.select(
-        """select p.*, (select jsonb_object_agg(b.key, b.value #>> '{}') from jsonb_each(p.basket) b) as basket
-             from sip_plan p where p.user_id = %s and p.run_id = %s and p.sip_id = coalesce(%s::bigint, p.sip_id)
+        """select p.*, (select jsonb_object_agg(b.key, b.value #>> '{}') from jsonb_each(p.basket) b) as basket,
+                  n.nominal_date, n.due_date, n.amount as next_amount, n.state
+             from sip_plan p join sip_schedule(%s, %s) n on n.sip_id = p.sip_id
+            where p.user_id = %s and p.run_id = %s and p.sip_id = coalesce(%s::bigint, p.sip_id)
             order by p.sip_id""",
-        *(user, run, sip_id),
+        *(user, run, user, run, sip_id),
     )
     for row in rows:
         row["pauses"] = [
@@ -156,14 +170,39 @@ def rebalance_create(user: int, run: int, weights: tuple[str, ...], **options: s
         terms: dict[str, object] = {**options, "weights": shares_json(weights, "--weight")}
         made = s.call_once("create_rebalance", user_id=user, run_id=run, **terms)
         plan_id = made["create_rebalance"]
-        key = (user, run, plan_id)
-        (plan,) = s.select("select * from rebalance_plan where user_id = %s and run_id = %s and plan_id = %s", *key)
-        stored = s.select(
-            """select symbol, weight from target_weight where user_id = %s and run_id = %s and plan_id = %s
-                order by symbol collate "C" """,
-            *key,
-        )
-    emit({**plan, "weights": {row["symbol"]: row["weight"] for row in stored}}, f"rebalance {plan_id}")
+        (plan,) = _rebalances(s, user, run, plan_id)
+    emit(plan, f"rebalance {plan_id}")
+
+
+@rebalance.command("list")
+@of_run
+def rebalance_list(user: int, run: int) -> None:
+    """The rebalance plans of a run, and when they trade next."""
+    with session() as s:
+        get_run(s, user, run)
+        rows = _rebalances(s, user, run)
+    words = [{**row, "weights": " ".join(f"{k}={text(v)}" for k, v in row["weights"].items())} for row in rows]
+    emit(rows, table(words, (*_REBALANCE, *_present(rows, _REBALANCE_IF_ANY))))
+
+
+def _rebalances(s: Session, user: int, run: int, plan_id: int | None = None) -> list[Row]:
+    """The plans with their weights and their next slots."""
+    rows = s.select(
+        """select p.*, n.due_date, n.state
+             from rebalance_plan p join rebalance_schedule(%s, %s) n on n.plan_id = p.plan_id
+            where p.user_id = %s and p.run_id = %s and p.plan_id = coalesce(%s::bigint, p.plan_id)
+            order by p.plan_id""",
+        *(user, run, user, run, plan_id),
+    )
+    weights = s.select(
+        """select plan_id, symbol, weight from target_weight where user_id = %s and run_id = %s
+            order by plan_id, symbol collate "C" """,
+        *(user, run),
+    )
+    return [
+        {**row, "weights": {w["symbol"]: w["weight"] for w in weights if w["plan_id"] == row["plan_id"]}}
+        for row in rows
+    ]
 
 
 def shares_json(weights: tuple[str, ...], option: str) -> str:

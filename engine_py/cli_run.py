@@ -10,7 +10,6 @@ from engine_py.cli_base import (
     ID,
     KEYWORD,
     NEGATIVE,
-    NULL,
     NUMBER,
     TIME,
     Group,
@@ -23,6 +22,11 @@ from engine_py.cli_base import (
 )
 from engine_py.render import pairs, table, text
 
+_TERMS = (  # shown where they differ from doing without
+    *("participation", "slippage_bps", "volume_impact", "penetration_ticks", "max_price_age", "reinvest_dividends"),
+    *("initial_margin", "maintenance_margin", "borrow_rate", "margin_rate"),
+    *("forked_from_user_id", "forked_from_run_id", "forked_at"),
+)
 _RUN = ("user_id", "run_id", "name", "feed", "status", "last_logical_time")
 
 
@@ -41,17 +45,41 @@ def user_create(name: str) -> None:
     emit({"user_id": user_id, "name": name}, f"user {user_id}")
 
 
+@user.command("list")
+def user_list() -> None:
+    """Every user, with the number of runs and the one that is RUNNING."""
+    with session() as s:
+        rows = s.select(
+            """select u.user_id, u.name, count(r.run_id) as runs,
+                      max(r.run_id) filter (where r.status = 'RUNNING') as running_run_id
+                 from app_user u left join strategy_run r on r.user_id = u.user_id
+                group by u.user_id, u.name order by u.user_id"""
+        )
+    emit(rows, table(rows, ("user_id", "name", "runs", "running_run_id")))
+
+
 @user.command("map")
 @click.argument("role")
-@click.argument("user", type=ID, required=False)
-def user_map(role: str, user: int | None) -> None:
-    """Let who logs in to the server as ROLE see and move the runs of USER; without USER, nobody's.
+@click.argument("user", type=ID)
+def user_map(role: str, user: int) -> None:
+    """Let who logs in to the server as ROLE see and move the runs of USER.
 
     The role is made with: create role ROLE login in role papertick_user
     """
     with session() as s:
-        s.call("map_login", role_name=role, user_id=NULL if user is None else user)
-    emit({"role_name": role, "user_id": user}, f"{role} is {'nobody' if user is None else f'user {user}'}")
+        s.call("map_login", role_name=role, user_id=user)
+    emit({"role_name": role, "user_id": user}, f"{role} acts for user {user}")
+
+
+@user.command("unmap")
+@click.argument("role")
+@click.argument("user", type=ID)
+def user_unmap(role: str, user: int) -> None:
+    """Take back what `user map` has given."""
+    with session() as s:
+        done = s.call("unmap_login", role_name=role, user_id=user)["unmap_login"]
+    words = "no longer acts" if done else "did not act"
+    emit({"role_name": role, "user_id": user, "was_mapped": done}, f"{role} {words} for user {user}")
 
 
 @click.group(cls=Group)
@@ -162,11 +190,14 @@ def _words(document: dict[str, Any]) -> str:
     state = document["state"] or {}
     reasons = document["performance_reasons"]
     head = {**document["run"], "cash": state.get("cash"), "last_logical_time": state.get("last_logical_time")}
-    names = (*_RUN, "status_reason", "currency", "initial_cash", "cash")
+    terms = {name: head[name] for name in _TERMS if head[name] not in (None, 0, False)}
+    names = (*_RUN, "status_reason", "currency", "initial_cash", "cash", "mark_policy", "fee_schedule")
     parts = [
-        pairs((name, text(head[name])) for name in names),
+        pairs((name, text({"fee_schedule": "none", **head, **terms}[name])) for name in (*names, *terms)),
         table(document["positions"], ("symbol", "quantity", "cost_basis", "realized_pnl")),
-        pairs((name, text(reasons.get(name, value))) for name, value in document["performance"].items()),
+        pairs(
+            (name, text(reasons.get(name, value))) for name, value in document["performance"].items() if name != "cash"
+        ),
     ]
     return "\n\n".join(parts)
 

@@ -8,10 +8,12 @@ from typing import Any
 import click
 
 from engine_py import demo as demonstration
+from engine_py import feed as feeds
 from engine_py import replaying
 from engine_py.cli_base import (
+    ID,
+    MOMENT,
     NUMBER,
-    TIME,
     Command,
     Session,
     emit,
@@ -21,7 +23,7 @@ from engine_py.cli_base import (
     session,
     show_progress,
 )
-from engine_py.render import table, text
+from engine_py.render import counted, table, text
 
 
 @click.command(cls=Command)
@@ -36,10 +38,14 @@ def demo() -> None:
 
 @click.command(cls=Command)
 @of_run
-@click.argument("time", type=TIME)
+@click.argument("time", type=MOMENT)
 def tick(user: int, run: int, time: str) -> None:
-    """Do everything that the run owes for TIME, once. A tick that has happened is left as it is."""
+    """Do everything that the run owes for TIME, once. A tick that has happened is left as it is.
+
+    A date stands for the close of that date's session.
+    """
     with session() as s:
+        time = _of_run(s, user, run, time)
         s.do("tick", user_id=user, run_id=run, logical_time=time)
         mark = _mark(s, user, run, time)
     emit(mark, _words(mark))
@@ -47,13 +53,14 @@ def tick(user: int, run: int, time: str) -> None:
 
 @click.command(cls=Command)
 @of_run
-@click.option("--from", "first", type=TIME, help="First time. Default: the run's next.")
-@click.option("--to", "last", type=TIME, help="Last time. Default: the feed's last.")
+@click.option("--from", "first", type=MOMENT, help="First time, or date: its close. Default: the run's next.")
+@click.option("--to", "last", type=MOMENT, help="Last time, or date: its close. Default: the feed's last.")
 @click.option("--commit-every", type=NUMBER, help="Commit after so many events, not only after each slice.")
 def replay(user: int, run: int, first: str | None, last: str | None, commit_every: str | None) -> None:
     """Tick the run at every time of its feed, fast. What is killed goes on from there when called again."""
     with session() as s:
         get_run(s, user, run)
+        first, last = (at and _of_run(s, user, run, at) for at in (first, last))
         slices = replaying.plan(s, user, run, first, last)
         times = sum(part.times for part in slices)
         done = replaying.replay(s, user, run, slices, commit_every)
@@ -65,16 +72,20 @@ def replay(user: int, run: int, first: str | None, last: str | None, commit_ever
             for _ in done:
                 pass
         mark = _mark(s, user, run)
-    emit({**mark, "times": times}, f"{times} times replayed; {_words(mark)}")
+    emit({**mark, "times": times}, f"{counted(times, 'time')} replayed; {_words(mark)}")
 
 
 @click.command(cls=Command, name="tick-all")
-@click.argument("time", type=TIME)
+@click.argument("time", type=MOMENT)
 @click.option("--feed", help="Feed whose runs are ticked. Default: default.")
 @click.option("--commit-every", type=NUMBER, help="Commit after so many runs, not only at the end.")
 def tick_all(time: str, feed: str | None, commit_every: str | None) -> None:
-    """Tick every RUNNING run of a feed. Exit code 1 if that sent a run to ERROR."""
+    """Tick every RUNNING run of a feed. Exit code 1 if that sent a run to ERROR.
+
+    A date as TIME stands for the close of that date's session.
+    """
     with session() as s:
+        time = _of_feed(s, feed or "default", time)
         before = s.select("select coalesce(max(status_id), 0) as id from engine_status")[0]["id"]
         s.do("tick_all", logical_time=time, feed=feed, commit_every=commit_every)
         failed = s.select(
@@ -91,9 +102,10 @@ def tick_all(time: str, feed: str | None, commit_every: str | None) -> None:
                   and s.last_logical_time >= %s""",
             *(feed, time),
         )
-    words = f"{ticked[0]['runs']} runs are at {time} or later"
+    runs = ticked[0]["runs"]
+    words = f"{counted(runs, 'run')} {'is' if runs == 1 else 'are'} at {time} or later"
     emit(
-        {"logical_time": time, "runs": ticked[0]["runs"], "failed": failed},
+        {"logical_time": time, "runs": runs, "failed": failed},
         words if not failed else f"{words}; failed:\n{table(failed, ('user_id', 'run_id', 'reason'))}",
     )
     if failed:
@@ -101,10 +113,19 @@ def tick_all(time: str, feed: str | None, commit_every: str | None) -> None:
 
 
 @click.command(cls=Command)
-def check() -> None:
-    """Check every invariant of every run. Exit code 1 if one is broken."""
+@click.argument("user", type=ID, required=False)
+@click.argument("run", type=ID, required=False)
+def check(user: int | None, run: int | None) -> None:
+    """Check every invariant of every run, or of USER's, or of that RUN. Exit code 1 if one is broken."""
     with session() as s:
-        rows = s.select("select * from violations order by user_id, run_id, rule, detail")
+        if user is not None and run is not None:
+            get_run(s, user, run)
+        rows = s.select(
+            """select * from violations
+                where (%s::bigint is null or user_id = %s) and (%s::bigint is null or run_id = %s)
+                order by user_id, run_id, rule, detail""",
+            *(user, user, run, run),
+        )
     emit(rows, table(rows, ("user_id", "run_id", "rule", "detail")) if rows else "no violations")
     if rows:
         sys.exit(1)
@@ -117,6 +138,15 @@ def digest(user: int, run: int) -> None:
     with session() as s:
         value = s.call("run_digest", user_id=user, run_id=run)["run_digest"]
     emit({"user_id": user, "run_id": run, "digest": value}, value)
+
+
+def _of_feed(s: Session, feed: str, time: str) -> str:
+    """A time as it is; of a date, its session's close."""
+    return s.run(lambda conn: feeds.close_of(conn, feed, time)) if len(time) == len("2024-01-31") else time
+
+
+def _of_run(s: Session, user: int, run: int, time: str) -> str:
+    return _of_feed(s, get_run(s, user, run)["feed"], time)
 
 
 def _mark(s: Session, user: int, run: int, time: str | None = None) -> dict[str, Any]:

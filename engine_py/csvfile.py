@@ -45,14 +45,17 @@ class Problem(NamedTuple):
 
 
 class Bad(Exception):
-    """This line is wrong."""
+    """This line is wrong. `hint`: what to do, where the message does not say it."""
 
-    def __init__(self, code: str, message: str) -> None:
-        self.code, self.message = code, message
+    def __init__(self, code: str, message: str, hint: str | None = None) -> None:
+        self.code, self.message, self.hint = code, message, hint
 
 
 class Column(NamedTuple):
-    """A column to read: its name, the names its header may have, the shape of its text, and what that shape means."""
+    """A column to read: its name, the names its header may have, the shape of its text, and what that shape means.
+
+    `hint`: what to do about a file without it.
+    """
 
     name: str
     aliases: tuple[str, ...]
@@ -60,6 +63,7 @@ class Column(NamedTuple):
     meaning: str
     code: str = "22P02"
     optional: bool = False
+    hint: str | None = None
 
 
 class Table:
@@ -76,7 +80,8 @@ class Table:
         self._next_line = partial(stream.readline, MAX_LINE)
         self._header = self._read_header(columns)
         self.columns = [column for column in self._header if column]
-        self._times = [(i, times[c.name]) for i, c in enumerate(self.columns) if c.name in times]
+        called = [name for name, column in zip(self.names, self._header, strict=True) if column]
+        self._times = [(i, called[i], times[c.name]) for i, c in enumerate(self.columns) if c.name in times]
         shapes = (f"({column.shape})" if column else _IGNORED for column in self._header)
         self._well_formed = re.compile(",".join(shapes) + "\n", re.ASCII).fullmatch
 
@@ -89,7 +94,8 @@ class Table:
             if header.count(column) > 1:
                 raise Bad("42701", f"the header has more than one of {', '.join(column.aliases)}")
             if column not in header and not column.optional:
-                raise Bad("42703", f"the header has no column {' or '.join(column.aliases)}")
+                missing = f"the header has no column {' or '.join(column.aliases)}; it has {_shown(line.strip())}"
+                raise Bad("42703", missing, _header_hint(names, header) or column.hint)
         if repeated := sorted({name for name in names if name and names.count(name) > 1}):
             raise Bad("42701", f"the header repeats {', '.join(repeated)}")
         return header
@@ -104,8 +110,12 @@ class Table:
                 if not fields:
                     continue
                 as_it_came = whole and match is not None
-                for i, check in times:
-                    if replacement := check(fields[i]):
+                for i, name, check in times:
+                    try:
+                        replacement = check(fields[i])
+                    except Bad as bad:
+                        raise Bad(bad.code, f"{name}: {bad.message}") from None
+                    if replacement:
                         fields = (*fields[:i], replacement, *fields[i + 1 :])
                         as_it_came = False
             except Bad as bad:
@@ -123,7 +133,8 @@ class Table:
             return ()
         if len(texts) != len(self._header):
             raise Bad("22P04", f"{len(texts)} fields where the header has {len(self._header)}")
-        return tuple(_mend_field(column, text) for column, text in zip(self._header, texts, strict=True) if column)
+        named = zip(self._header, self.names, texts, strict=True)
+        return tuple(_mend_field(column, name, text) for column, name, text in named if column)
 
     def _require_whole(self, line: str) -> None:
         if len(line) < MAX_LINE or line.endswith("\n"):
@@ -146,15 +157,25 @@ def check_symbol(text: str) -> None:
         raise Bad("22P02", f"symbol is not 1 to 64 printable characters: {_shown(text)}")
 
 
-def check_field(column: Column, text: str) -> None:
+def check_field(column: Column, text: str, name: str | None = None) -> None:
+    """`name`: what the file calls the column."""
     if column.shape is SYMBOL:
         check_symbol(text)
     elif not re.fullmatch(column.shape, text, re.ASCII):
-        raise Bad(column.code, f"{column.name} is not {column.meaning}: {_shown(text)}")
+        raise Bad(column.code, f"{name or column.name} is not {column.meaning}: {_shown(text)}")
 
 
-def _mend_field(column: Column, text: str) -> str:
-    check_field(column, text)
+def _header_hint(names: list[str], header: list[Column | None]) -> str | None:
+    """What may be wrong with a header in which not all was found."""
+    if any(header):
+        return None
+    if any(delimiter in name for name in names for delimiter in ";\t|"):
+        return "Fields are separated by commas."
+    return "The first line names the columns."
+
+
+def _mend_field(column: Column, name: str, text: str) -> str:
+    check_field(column, text, name)
     return text.replace("\\", "\\\\").replace(",", "\\,") if column.shape is SYMBOL else text
 
 

@@ -29,10 +29,16 @@ def resolve_dsn(option: str | None = None) -> tuple[str, server.Embedded | None]
 
 
 def connect(dsn: str) -> psycopg.Connection:
-    """An autocommit connection. Raises ConnectionFailedError (exit code 3) if there is none to be had."""
+    """An autocommit connection that speaks UTF-8. Raises ConnectionFailedError (exit code 3) if there is none."""
     try:
         timeout = 10 if "connect_timeout" not in conninfo_to_dict(dsn) else None
-        return psycopg.connect(dsn, autocommit=True, fallback_application_name="papertick", connect_timeout=timeout)
+        return psycopg.connect(
+            dsn,
+            autocommit=True,
+            fallback_application_name="papertick",
+            connect_timeout=timeout,
+            client_encoding="UTF8",  # whatever PGCLIENTENCODING or the server has: we send and read any text
+        )
     except psycopg.ProgrammingError as exc:  # libpq could not read the string itself
         raise errors.UsageError(f"not a connection string: {exc}", hint="See DB_DSN in the README.") from exc
     except psycopg.Error as exc:

@@ -24,7 +24,7 @@ from engine_py.csvfile import (
     check_time,
     open_text,
 )
-from engine_py.errors import InvalidError, mapped
+from engine_py.errors import InvalidError, NotFoundError, mapped
 from engine_py.sessions import load_sessions, load_xnys
 from engine_py.staging import FeedError, LoadReport, Progress, Stage, refused
 
@@ -32,6 +32,7 @@ __all__ = [
     "FeedError",
     "FeedInfo",
     "LoadReport",
+    "close_of",
     "list_feeds",
     "load_actions",
     "load_bundled",
@@ -47,6 +48,7 @@ CHANNEL = "papertick_bars"  # notified with the name of a feed that has new bars
 class FeedInfo:
     feed: str
     calendar: str
+    adjusted: bool
     symbols: int
     bars: int
     first: datetime | None
@@ -54,12 +56,12 @@ class FeedInfo:
 
 
 BAR = (
-    Column("symbol", ("symbol",), SYMBOL, "a symbol"),
+    Column("symbol", ("symbol",), SYMBOL, "a symbol", hint="If all of it is one symbol: --symbol NAME."),
     Column(
         "logical_time",
         ("logical_time", "timestamp", "datetime", "time", "date"),
         f"{INSTANT}|{DATE}",
-        "a date, or an RFC 3339 time with its offset",
+        "a date like 2024-01-31, or a time with its offset like 2024-01-31T16:00:00-05:00",
         "22007",
     ),
     *(Column(name, (name,), NUMBER, "a finite decimal number") for name in ("open", "high", "low", "close")),
@@ -99,12 +101,14 @@ def load_csv(
     *,
     feed: str,
     calendar: str | None = None,
+    adjusted: bool | None = None,
     symbol: str | None = None,
     skip_bad: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> LoadReport:
-    """Load bars into `feed`, which is created if it is new (following `calendar`, by default ALWAYS).
+    """Load bars into `feed`, which is created if it is new (following `calendar`, by default ALWAYS; `adjusted`: its
+    prices are adjusted for splits and dividends, so that none are applied; by default they are not).
 
     Columns, by name in any case and order: symbol (or the `symbol` given), one of logical_time, timestamp, datetime,
     time, date, and open, high, low, close; volume may be missing or empty; others are ignored. A time is an RFC 3339
@@ -112,9 +116,9 @@ def load_csv(
     Bars equal to stored ones are counted as unchanged; stored bars are never changed.
     A bad line refuses the whole file (FeedError), or with `skip_bad` just itself. One transaction; safe to repeat.
     """
-    report = LoadReport(f"feed {feed}")
+    report = LoadReport(f"feed {feed}", dry_run)
     with open_text(source) as text, conn.transaction(force_rollback=dry_run):
-        calendar = open_feed(conn, feed, calendar)
+        calendar = open_feed(conn, feed, calendar, adjusted)
         closes = closes_of(conn, calendar)
         try:
             if symbol is not None:
@@ -133,7 +137,8 @@ def load_csv(
             report,
         )
         stage.fill(table, progress)
-        stage.judge(BAR_RULES, "symbol, logical_time")
+        stage.judge(BAR_RULES)
+        stage.refuse_repeats("symbol, logical_time")
         stage.summarize(
             """with s as materialized (
                  select symbol, min(logical_time) as first, max(logical_time) as last
@@ -172,19 +177,25 @@ def notify(conn: Connection[Any], feed: str) -> None:
     conn.execute("select pg_notify(%s, %s)", [CHANNEL, feed if len(feed.encode()) < 8000 else ""])
 
 
-def open_feed(conn: Connection[Any], feed: str, calendar: str | None) -> str:
+def open_feed(conn: Connection[Any], feed: str, calendar: str | None, adjusted: bool | None = None) -> str:
     """The calendar of the feed. Two loads of one feed queue up here, so that the second finds what the first stored."""
     conn.execute("select pg_advisory_xact_lock(hashtextextended('papertick feed ' || %s, 0))", [feed])
     if not conn.execute("select from public.feed where feed = %s", [feed]).rowcount:
         _require_calendar(conn, calendar)
     conn.execute(
-        "insert into public.feed (feed, calendar) values (%s, coalesce(%s, 'ALWAYS')) on conflict do nothing",
-        [feed, calendar],
+        "insert into public.feed (feed, calendar, adjusted) values (%s, coalesce(%s, 'ALWAYS'), coalesce(%s, false))"
+        " on conflict do nothing",
+        [feed, calendar, adjusted],
     )
-    row = conn.execute("select calendar from public.feed where feed = %s", [feed]).fetchone()
+    row = conn.execute("select calendar, adjusted from public.feed where feed = %s", [feed]).fetchone()
     assert row
     if calendar not in (None, row[0]):
         raise InvalidError(f"feed {feed} follows calendar {row[0]}, not {calendar}", code="TE101")
+    if adjusted not in (None, row[1]):
+        is_one, other = ("adjusted", "raw") if row[1] else ("raw", "adjusted")
+        raise InvalidError(
+            f"feed {feed} is of {is_one} prices, not of {other} ones", code="TE101", hint="Load into another feed."
+        )
     return str(row[0])
 
 
@@ -223,15 +234,28 @@ def closes_of(conn: Connection[Any], calendar: str) -> Callable[[str], str | Non
     return close_of
 
 
+@mapped()
+def close_of(conn: Connection[Any], feed: str, day: str) -> str:
+    """The instant that a date stands for in a feed: the close of that date's session."""
+    row = conn.execute("select calendar from public.feed where feed = %s", [feed]).fetchone()
+    if not row:
+        raise NotFoundError("unknown feed", code="TE201", detail=f"feed={feed}", hint="See: papertick feed list")
+    try:
+        return closes_of(conn, row[0])(day) or day
+    except Bad as bad:
+        raise InvalidError(bad.message, code=bad.code) from None
+
+
 def list_feeds(conn: Connection[Any]) -> list[FeedInfo]:
     """Every feed, with its number of symbols and bars and its first and last bar time."""
     with mapped():
         rows = conn.execute(
-            """select f.feed, f.calendar, count(b.symbol), coalesce(sum(b.bars), 0)::bigint, min(b.first), max(b.last)
+            """select f.feed, f.calendar, f.adjusted, count(b.symbol), coalesce(sum(b.bars), 0)::bigint,
+                      min(b.first), max(b.last)
                  from public.feed f
                  left join (select feed, symbol, count(*) as bars, min(logical_time) as first, max(logical_time) as last
                               from public.price_bar group by feed, symbol) b using (feed)
-                group by f.feed, f.calendar order by f.feed collate "C"
+                group by f.feed, f.calendar, f.adjusted order by f.feed collate "C"
             """
         ).fetchall()
     return [FeedInfo(*row) for row in rows]

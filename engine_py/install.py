@@ -141,6 +141,7 @@ def _transaction(conn: psycopg.Connection) -> Iterator[None]:
             # Each statement must see what the one who held the lock before us has done.
             conn.execute("set transaction isolation level read committed")
             conn.execute("set local search_path = public, pg_temp")
+            conn.execute("set local client_encoding = 'UTF8'")  # that of the files
             conn.execute("select pg_advisory_xact_lock(hashtextextended('papertick.install', 0))")
             yield
     except psycopg.Error as exc:

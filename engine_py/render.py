@@ -43,7 +43,8 @@ def error_line(error: PapertickError) -> str:
     line = f"error {error.code}: {message}" if error.code else f"error: {message}"
     if detail and "\n" not in detail:
         line += f" ({_safe(detail)})"
-    line += f". {error.hint}" if error.hint else "."
+    line += "" if line.endswith(("?", "?)")) else "."  # click asks: did you mean …?
+    line += f" {error.hint}" if error.hint else ""
     return line + "".join(f"\n  {_safe(part)}" for part in detail.split("\n") if "\n" in detail)
 
 
@@ -55,6 +56,11 @@ def text(value: object) -> str:
         digits = format(value, "f")
         return digits.rstrip("0").rstrip(".") if "." in digits else digits
     return _scalar(value) if isinstance(value, date) else _safe(str(value))
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def money(value: Decimal | None) -> str:

@@ -64,7 +64,7 @@ def ensure_running() -> Embedded:
                 raise
             where = postmaster.address(home.data_dir)
         try:
-            with psycopg.connect(**where, dbname="postgres", autocommit=True) as conn:
+            with psycopg.connect(**where, dbname="postgres", autocommit=True, client_encoding="UTF8") as conn:
                 if not conn.execute("select 1 from pg_database where datname = %s", [_DATABASE]).fetchone():
                     conn.execute(f"create database {_DATABASE}")
         except psycopg.Error as exc:

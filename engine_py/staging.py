@@ -30,9 +30,12 @@ class LoadReport:
     """What a load did, or with dry_run would do. `symbols`, `first`, `last` span the file's well-formed rows."""
 
     target: str
+    dry_run: bool = False
     read: int = 0  # rows in the file, header and blank lines aside
-    rows: int = 0  # stored now
+    rows: int = 0  # stored now, or with dry_run what would be
     unchanged: int = 0  # equal to a row stored before
+    merged: int = 0  # dividends that were added to another line's, of the same ex-date
+    runs_past: int = 0  # RUNNING runs that have passed a new action's time, and so do not get it
     outside_sessions: int = 0  # well-formed bars at times when the calendar is closed: orders never fill there
     duplicates: int = 0  # repeated in the file, or different from the stored row; part of skipped_count
     skipped_count: int = 0
@@ -70,7 +73,7 @@ def broken_rows(rules: Rules, rows: sql.Composable) -> sql.Composed:
 
 def refused(report: LoadReport, bad: Bad) -> FeedError:
     report.skipped_count, report.skipped = 1, [Problem(1, bad.code, bad.message)]
-    return FeedError(report)
+    return FeedError(report, hint=bad.hint)
 
 
 class Stage:
@@ -103,16 +106,33 @@ class Stage:
         self._report.skipped_count, self._report.skipped = table.problem_count, table.problems
         self._run("analyze pg_temp.papertick_stage")
 
-    def judge(self, rules: Rules, key: LiteralString) -> None:
-        """Take out the rows that break a rule, and then those that repeat a key: its first line stays."""
+    def judge(self, rules: Rules) -> None:
+        """Take out the rows that break a rule."""
         self.take_out("{}", broken_rows(rules, sql.SQL("pg_temp.papertick_stage")))
+
+    def refuse_repeats(self, key: LiteralString, but: str = "") -> None:
+        """Take out the rows that repeat a key: its first line stays. `but`: what the message adds."""
         self.take_out(
-            """select line, '23505', 'repeats line ' || first_line
+            """select line, '23505', 'repeats line ' || first_line || {}
                  from (select line, first_value(line) over (partition by {} order by line) as first_line
                          from pg_temp.papertick_stage) k
                 where line <> first_line""",
+            sql.Literal(but),
             sql.SQL(key),
         )
+
+    def add_up(self, twins: LiteralString) -> None:
+        """Make one row of several: of a query's (line, into, amount) `line` goes, and row `into` gets the amount."""
+        self._run("create temporary table papertick_twin on commit drop as " + twins)
+        self._run(
+            """update pg_temp.papertick_stage s set amount = t.amount
+                 from pg_temp.papertick_twin t where s.line = t.into and t.line <> t.into"""
+        )
+        self._report.merged = self._run(
+            """delete from pg_temp.papertick_stage s
+                using pg_temp.papertick_twin t where s.line = t.line and t.line <> t.into"""
+        ).rowcount
+        self._run("drop table pg_temp.papertick_twin")
 
     def compare(self, stored: sql.Composable, key: LiteralString, same: LiteralString) -> None:
         """Take out the rows whose key is in `stored` (as b): they are unchanged, or else they contradict it."""
@@ -151,7 +171,7 @@ class Stage:
         )
         report.skipped_count += wrong
         report.skipped = sorted([*report.skipped, *map(Problem._make, shown)])[:MAX_PROBLEMS]
-        report.rows = report.read - report.unchanged - report.skipped_count
+        report.rows = report.read - report.merged - report.unchanged - report.skipped_count
         if report.skipped_count and not skip_bad:
             raise FeedError(report, hint=hint)
 

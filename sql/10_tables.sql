@@ -1,6 +1,17 @@
 -- DURABLE. Value domains and the tables that all users share: people, market data, calendars, reference data.
 -- Run once, never dropped. Nothing in a file below 20 may call engine.*: that schema is rebuilt at any moment.
 set local search_path = public, pg_temp;
+set local client_encoding = 'UTF8';   -- that of these files, whatever PGCLIENTENCODING says
+
+-- Names, ids and digests are UTF-8 text: another encoding could not hold them all, and SQL_ASCII would not know what it holds.
+do $$
+begin
+  if current_setting('server_encoding') <> 'UTF8' then
+    raise exception using errcode = '0A000',
+      message = format('papertick needs a database with the encoding UTF8, and that of %s is %s', current_database(), current_setting('server_encoding')),
+      hint = 'Make one with: createdb -E UTF8 -T template0 NAME';
+  end if;
+end $$;
 
 -- numeric(p,s) refuses Infinity but stores NaN, and NaN sorts above every number: each domain names its own bound.
 create domain money_amount as numeric(20,4)

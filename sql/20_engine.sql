@@ -35,7 +35,7 @@ language sql immutable begin atomic
     ('TE002', 'illegal status change', 'STOPPED and ERROR are final, and the row of such a run is frozen.'),
     ('TE003', 'logical_time is earlier than the run', 'Time only moves forward; tick later than last_logical_time.'),
     ('TE004', 'the row cannot be changed or deleted', 'Ledgers are append-only and rows stay with their run; delete the whole run instead. A fee schedule changes by a row with a later date.'),
-    ('TE101', 'bad argument', 'See the detail for the argument and what it must be.'),
+    ('TE101', 'bad argument', 'Call again with the argument as it must be.'),
     ('TE102', 'client_order_id was used with other terms', 'Send the same terms again, or use a new client_order_id.'),
     ('TE201', 'unknown symbol or feed', 'Insert the instrument or feed first, or check the spelling.'),
     ('TE202', 'no price at or before logical_time', 'Load bars of the symbol up to that time.'),
@@ -194,4 +194,12 @@ begin
   if p_condition is not true then
     perform engine.refuse('TE101', p_detail);
   end if;
+end $$;
+
+-- An argument that some calls must have and the others cannot have.
+create function engine.require_given(p_name text, p_is_given boolean, p_is_wanted boolean, p_only text) returns void
+language plpgsql as $$
+begin
+  perform engine.require(p_is_given or not p_is_wanted, format('argument=%s must_be=given', p_name));
+  perform engine.require(p_is_wanted or not p_is_given, format('argument=%s must_be=given_for_%s_only', p_name, p_only));
 end $$;

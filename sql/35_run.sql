@@ -38,11 +38,12 @@ begin
   perform engine.require(p_reinvest_dividends is not null, 'argument=reinvest_dividends must_be=true|false');
   perform engine.require(coalesce(p_max_price_age > '0', true), format('argument=max_price_age value=%s must_be=positive', p_max_price_age));
   perform engine.require(p_fee_schedule is null or exists (select from fee_schedule f where f.fee_schedule = p_fee_schedule),
-                         format('argument=fee_schedule value=%s must_be=a_fee_schedule', p_fee_schedule));
+                         format('argument=fee_schedule value=%s must_be=%s', p_fee_schedule,
+                                (select string_agg(distinct f.fee_schedule collate "C", '|' order by f.fee_schedule collate "C") from fee_schedule f)));
   perform engine.require(p_mark_policy in ('EVERY_TICK', 'SESSION', 'EVENTS'),
                          format('argument=mark_policy value=%s must_be=EVERY_TICK|SESSION|EVENTS', p_mark_policy));
   perform engine.require_margin(p_initial_margin, p_maintenance_margin, p_borrow_rate, p_margin_rate);
-  perform engine.require(p_currency ~ '^[A-Z]{3,5}$', 'argument=currency must_be=a_currency_code');
+  perform engine.require(p_currency ~ '^[A-Z]{3,5}$', format('argument=currency value=%s must_be=three_to_five_capitals', left(p_currency, 40)));
   if not exists (select from feed f where f.feed = p_feed) then
     perform engine.refuse('TE201', format('feed=%s', p_feed));
   end if;

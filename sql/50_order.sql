@@ -44,11 +44,11 @@ begin
   perform engine.require_life(p_time_in_force);
   perform engine.require(length(coalesce(p_client_order_id, '-')) between 1 and 128, 'argument=client_order_id must_be=1_to_128_characters');
   perform engine.require_number('quantity', p_quantity);
-  perform engine.require((p_limit_price is not null) = (p_order_type in ('LIMIT', 'STOP_LIMIT')), 'argument=limit_price must_be=given_for_LIMIT_and_STOP_LIMIT_only');
-  perform engine.require((p_stop_price is not null) = (p_order_type in ('STOP', 'STOP_LIMIT')), 'argument=stop_price must_be=given_for_STOP_and_STOP_LIMIT_only');
+  perform engine.require_given('limit_price', p_limit_price is not null, p_order_type in ('LIMIT', 'STOP_LIMIT'), 'LIMIT_and_STOP_LIMIT');
+  perform engine.require_given('stop_price', p_stop_price is not null, p_order_type in ('STOP', 'STOP_LIMIT'), 'STOP_and_STOP_LIMIT');
   perform engine.require(num_nonnulls(p_trail_amount, p_trail_percent) = case p_order_type when 'TRAILING_STOP' then 1 else 0 end,
                          'argument=trail_amount,trail_percent must_be=one_of_them_for_TRAILING_STOP_only');
-  perform engine.require((p_good_till is not null) = (p_time_in_force = 'GTD'), 'argument=good_till must_be=given_for_GTD_only');
+  perform engine.require_given('good_till', p_good_till is not null, p_time_in_force = 'GTD', 'GTD');
   perform engine.require_prices(p_limit_price, p_stop_price, p_trail_amount, p_trail_percent);
   if p_good_till is not null then
     perform engine.require_time(p_good_till);

@@ -112,3 +112,64 @@ begin
     return next;
   end loop;
 end $$;
+
+-- What becomes of a plan's next slot. A slot of DAILY has no date (p_nominal) past the calendar, but its plan may end before.
+create function engine.slot_state(
+  c engine.context, p_slot int, p_slots int, p_nominal date, p_due date, p_end date, p_is_paused boolean
+) returns text
+language plpgsql stable as $$
+begin
+  return case
+    when c.status <> 'RUNNING' then 'RUN_ENDED'
+    when p_slot >= p_slots or p_nominal > p_end then 'OVER'
+    when p_nominal is null and p_end <= (select max(m.session_date) from market_session m where m.calendar = c.calendar) then 'OVER'
+    when p_due is null then 'CALENDAR_ENDS'
+    when p_is_paused then 'PAUSED'
+    else 'SCHEDULED'
+  end;
+end $$;
+
+-- The next slot of every SIP, with its dates while there is one to come.
+create function engine.sip_schedule(p_user_id bigint, p_run_id bigint)
+returns table (sip_id bigint, slot int, nominal_date date, due_date date, amount numeric, state text)
+language plpgsql stable as $$
+declare
+  c engine.context := engine.view_run(p_user_id, p_run_id);
+  s sip_plan;
+begin
+  perform engine.require_run(p_user_id, p_run_id);
+  foreach s in array c.sips loop
+    sip_id := s.sip_id;
+    slot := s.next_slot;
+    nominal_date := engine.slot_date(c.calendar, s.start_date, s.frequency, slot, slot - 1, s.last_date);
+    due_date := engine.next_due_date(c.calendar, s.start_date, s.frequency, s.roll, slot, s.instalments, s.end_date, slot - 1, s.last_date);
+    state := engine.slot_state(c, slot, s.instalments, nominal_date, due_date, s.end_date, s.paused or s.pauses @> nominal_date);
+    amount := engine.sip_amount(s, slot, c.scale);
+    if state in ('RUN_ENDED', 'OVER') then
+      nominal_date := null;
+      due_date := null;
+      amount := null;
+    end if;
+    return next;
+  end loop;
+end $$;
+
+-- The same of rebalances, whose slots are due on their dates.
+create function engine.rebalance_schedule(p_user_id bigint, p_run_id bigint) returns table (plan_id bigint, slot int, due_date date, state text)
+language plpgsql stable as $$
+declare
+  c engine.context := engine.view_run(p_user_id, p_run_id);
+  r rebalance_plan;
+begin
+  perform engine.require_run(p_user_id, p_run_id);
+  foreach r in array c.rebalances loop
+    plan_id := r.plan_id;
+    slot := r.next_slot;
+    due_date := engine.slot_date(c.calendar, r.start_date, r.frequency, slot, slot - 1, r.last_date);
+    state := engine.slot_state(c, slot, null, due_date, due_date, null, false);
+    if state = 'RUN_ENDED' then
+      due_date := null;
+    end if;
+    return next;
+  end loop;
+end $$;

@@ -140,3 +140,23 @@ begin
   return query select * from engine.run_stream(p_user_id, p_run_id, p_after, p_limit);
 end $$;
 comment on function run_stream is 'run_stream(user, run, after, limit) → (id, event, data): what has happened up to the last tick, in order, from the item after id ''after'' on (null: from the start). event: event (a row of event_ledger), trade (a fill), tick (a time of equity_between), in this order within a time. Numbers in data are strings. An id always names the same item. TE101 for what is no id, TE204.';
+
+create or replace function sip_schedule(p_user_id bigint, p_run_id bigint)
+returns table (sip_id bigint, slot int, nominal_date date, due_date date, amount numeric, state text)
+language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  perform engine.require_readable(p_user_id, p_run_id);
+  return query select * from engine.sip_schedule(p_user_id, p_run_id);
+end $$;
+comment on function sip_schedule is 'sip_schedule(user, run) → (sip_id, slot, nominal_date, due_date, amount, state) of each plan''s next slot: due at the first open tick on or after due_date, in the market''s time zone. state: SCHEDULED; PAUSED (it will be skipped, unless resumed); CALENDAR_ENDS (due_date null: the calendar does not reach that far yet); OVER or RUN_ENDED (no dates: there is none to come). TE204.';
+
+create or replace function rebalance_schedule(p_user_id bigint, p_run_id bigint)
+returns table (plan_id bigint, slot int, due_date date, state text)
+language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  perform engine.require_readable(p_user_id, p_run_id);
+  return query select * from engine.rebalance_schedule(p_user_id, p_run_id);
+end $$;
+comment on function rebalance_schedule is 'rebalance_schedule(user, run) → (plan_id, slot, due_date, state) of each plan''s next slot; state is SCHEDULED, CALENDAR_ENDS or RUN_ENDED, as in sip_schedule. TE204.';

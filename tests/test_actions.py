@@ -6,6 +6,7 @@ import io
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -139,6 +140,45 @@ def test_a_wrong_header_is_line_1_even_when_bad_lines_are_skipped(tx: Conn, head
     assert refused(tx, header, SPLIT, skip_bad=True) == [(1, code)]
 
 
+def test_an_interim_and_a_special_dividend_add_up(tx: Conn) -> None:
+    special, third = PAID.replace("0.125", "0.4"), PAID.replace("0.125", "0.000000005")
+    report = load(tx, HEADER, PAID, SPLIT, special, third)
+    assert (report.read, report.rows, report.merged, report.skipped_count) == (4, 2, 2, 0)
+    assert stored(tx)[0] == (
+        *("AAA", date(2024, 1, 2), "DIVIDEND", None, None, Decimal("0.52500001")),
+        date(2024, 2, 1),
+    )
+    again = load(tx, HEADER, third, special, SPLIT, PAID)
+    assert (again.rows, again.merged, again.unchanged) == (0, 2, 2)
+
+
+def test_dividends_that_do_not_add_up_are_repeats(tx: Conn) -> None:
+    other_day = "AAA,2024-01-02,DIVIDEND,,,0.4,2024-02-02"
+    assert refused(tx, HEADER, PAID, PAID) == [(3, "23505")]
+    assert refused(tx, HEADER, PAID, other_day) == [(3, "23505")]
+    assert refused(tx, HEADER, PAID, PAID.replace("0.125", "0"), other_day) == [(3, "23514"), (4, "23505")]
+    report = load(tx, HEADER, PAID, PAID.replace("0.125", "0"), skip_bad=True)
+    assert (report.rows, report.merged, report.skipped_count) == (1, 0, 1)
+
+
+def test_runs_that_are_past_an_action_are_counted(tx: Conn) -> None:
+    add_bars = "insert into price_bar select %s, 'AAA', timestamptz '2024-01-01 21:00Z' + n * interval '1 day', 1, 1, 1, 1 from generate_series(0, 4) n"
+    tx.execute("insert into feed (feed, adjusted) values ('raw', false), ('adjusted', true)")
+    for name in ("default", "raw", "adjusted"):
+        tx.execute(add_bars, [name])
+    for last, name in ((1, "raw"), (2, "raw"), (3, "raw"), (4, "default"), (5, "adjusted"), (6, "raw")):
+        ((user,),) = tx.execute("select create_user('u')").fetchall()
+        ((run,),) = tx.execute("select start_run(%s, 1000, %s)", [user, name]).fetchall()
+        tx.execute("call tick(%s, %s, %s)", [user, run, f"2024-01-{last:02} 21:00Z"])
+        if last == 6:
+            tx.execute("select stop_run(%s, %s)", [user, run])
+    later = "AAA,2024-01-03,SPLIT,2,1,,"
+    assert load(tx, HEADER, "AAA,2024-01-07,SPLIT,2,1,,").runs_past == 0
+    assert load(tx, HEADER, later, dry_run=True).runs_past == 2
+    assert load(tx, HEADER, later, "AAA,2024-01-02,SPLIT,2,1,,").runs_past == 3
+    assert load(tx, HEADER, later).runs_past == 0  # nothing new
+
+
 @pytest.mark.parametrize("line", ["AAA,2024-01-02,SPLIT,2,1,,", "AAA,2024-01-02,DIVIDEND,,,0.13,2024-02-01",
                                   "AAA,2024-01-02,DIVIDEND,,,0.125,2024-02-02"])  # fmt: skip
 def test_a_stored_action_is_never_changed(tx: Conn, line: str) -> None:
@@ -165,7 +205,7 @@ def test_a_dry_run_stores_nothing_and_says_what_it_would(db: Conn) -> None:
     add_symbols(db)
     dry = load(db, HEADER, SPLIT, "bad", skip_bad=True, dry_run=True)
     assert stored(db) == []
-    assert dry == load(db, HEADER, SPLIT, "bad", skip_bad=True)
+    assert dry == replace(load(db, HEADER, SPLIT, "bad", skip_bad=True), dry_run=True)
 
 
 def test_two_loads_at_once_store_it_once(connect: Callable[..., Conn]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from psycopg import sql
 from engine_py import demo
 from engine_py.cli import main
 from engine_py.cli_base import Session
+from engine_py.cli_order import OPEN_STATUSES, ORDER_STATUSES
 from engine_py.db import Database
 from engine_py.errors import ConnectionFailedError
 from engine_py.feed import load_bundled
@@ -118,12 +120,58 @@ def leaves(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tup
 def test_commands_are_the_documented_ones() -> None:
     found = [" ".join(path) for path, command in leaves(main) if not isinstance(command, click.Group)]
     assert found == [
-        *("demo", "db init", "db upgrade", "db status", "db shell", "db stop", "user create", "feed load"),
-        *("feed load-actions", "feed follow", "feed list", "calendar load"),
-        *("run start", "run stop", "run list", "run show", "run fork", "order place", "order oco", "order replace"),
-        *("order cancel", "order list", "order explain", "order preview"),
-        *("sip create", "sip change", "sip pause", "sip resume", "sip list"),
-        *("rebalance create", "tick", "replay", "tick-all", "worker", "check", "digest", "bench"),
+        "demo",
+        "db init",
+        "db upgrade",
+        "db status",
+        "db shell",
+        "db stop",
+        "user create",
+        "user list",
+        "user map",
+        "user unmap",
+        "feed load",
+        "feed load-actions",
+        "feed follow",
+        "feed list",
+        "calendar load",
+        "instrument set",
+        "instrument list",
+        "run start",
+        "run stop",
+        "run delete",
+        "run list",
+        "run show",
+        "run fork",
+        "run trades",
+        "run events",
+        "run cash",
+        "run equity",
+        "order place",
+        "order oco",
+        "order replace",
+        "order cancel",
+        "order list",
+        "order explain",
+        "order preview",
+        "sip create",
+        "sip change",
+        "sip pause",
+        "sip resume",
+        "sip list",
+        "rebalance create",
+        "rebalance list",
+        "tick",
+        "replay",
+        "tick-all",
+        "worker",
+        "check",
+        "digest",
+        "key create",
+        "key list",
+        "key revoke",
+        "serve",
+        "bench",
     ]
 
 
@@ -194,6 +242,11 @@ def test_not_a_connection_string_is_a_usage_error() -> None:
 def test_error_in_words(cli: Cli) -> None:
     said = cli("digest", 1, 9, code=1).stderr
     assert said == "error TE204: unknown run (user_id=1 run_id=9). Check user_id and run_id.\n"
+
+
+def test_a_question_ends_its_sentence(cli: Cli) -> None:
+    said = cli("rum", code=2).stderr
+    assert said.startswith("error: No such command 'rum'. Did you mean 'run'? See ")
 
 
 @pytest.mark.parametrize(
@@ -356,6 +409,69 @@ def test_run_list_and_show(cli: Cli, run: tuple[int, int]) -> None:
     assert cli("tick", *run, T1).stdout == f"{T1}: equity 10050, cash 9000, market_value 1050\n"
 
 
+def test_run_show_says_the_terms_once(cli: Cli, market: Path) -> None:
+    user = cli.json("user", "create", "Ann")["user_id"]
+    margin = ("--initial-margin", "0.5", "--maintenance-margin", "0.25", "--borrow-rate", "0.03")
+    terms = ("--fees", "US_PER_SHARE", "--mark-policy", "session", "--slippage-bps", "5", *margin)
+    run = (user, cli.json("run", "start", user, "--cash", "10000", *terms)["run_id"])
+    cli("order", "place", *run, "AAA", "buy", "10")
+    cli("tick", *run, T1)
+    lines = [line.split() for line in cli("run", "show", *run).stdout.splitlines()]
+    names = [line[0] for line in lines if line]
+    assert [names.count(name) for name in ("cash", "equity")] == [1, 1]
+    shown = {line[0]: line[1] for line in lines if len(line) == 2}
+    expected = {"mark_policy": "SESSION", "fee_schedule": "US_PER_SHARE", "slippage_bps": "5", "initial_margin": "0.5"}
+    expected |= {"maintenance_margin": "0.25", "borrow_rate": "0.03"}
+    assert {name: shown[name] for name in expected} == expected
+    assert {"margin_rate", "participation", "max_price_age", "forked_at"}.isdisjoint(names)
+    assert "fees" in shown
+
+
+def test_user_list(cli: Cli, run: tuple[int, int]) -> None:
+    cli("run", "stop", *run)
+    second = cli.json("run", "start", run[0], "--cash", "1")["run_id"]
+    bob = cli.json("user", "create", "Bob")["user_id"]
+    assert cli.json("user", "list") == [
+        {"user_id": run[0], "name": "Ann", "runs": 2, "running_run_id": second},
+        {"user_id": bob, "name": "Bob", "runs": 0, "running_run_id": None},
+    ]
+    assert "Bob" in cli("user", "list").stdout
+
+
+def test_ledgers_of_a_run(cli: Cli, run: tuple[int, int]) -> None:
+    cli("sip", "create", *run, "BBB", "100", "daily", "2024-01-02")
+    cli("order", "place", *run, "AAA", "buy", "10")
+    cli("replay", *run)
+    trades = cli.json("run", "trades", *run)
+    assert [(t["trade_id"], t["symbol"], t["price"]) for t in trades[:2]] == [
+        (1, "AAA", "100.00000000"),
+        (2, "BBB", "50.00000000"),
+    ]
+    assert [t["trade_id"] for t in trades] == [1, 2, 3, 4]
+    cash = cli.json("run", "cash", *run)
+    assert [(c["cause"], c["balance"]) for c in cash][:3] == [
+        ("OPENING", "10000.0000"),
+        ("TRADE", "9000.0000"),
+        ("TRADE", "8900.0000"),
+    ]
+    events = cli.json("run", "events", *run)
+    assert [(e["event_type"], e["event_key"]) for e in events] == [("SIP_EXECUTED", f"1:{k}") for k in range(3)]
+    assert [e["logical_time"] for e in cli.json("run", "equity", *run)] == [T1, T2, T3]
+    for name, rows in (("trades", 4), ("cash", 5), ("events", 3), ("equity", 3)):
+        whole = cli.json("run", name, *run)
+        assert len(whole) == rows
+        key = "entry_id" if name == "cash" else "logical_time"
+        assert cli.json("run", name, *run, "--limit", "2") == whole[-2:]
+        late = [row for row in whole if (row["logical_time"] or "") >= T2]
+        assert cli.json("run", name, *run, "--from", T2) == cli.json("run", name, *run, "--from", "2024-01-03") == late
+        upto = [row for row in whole if (row["logical_time"] or "") <= T2]
+        assert cli.json("run", name, *run, "--to", T2) == cli.json("run", name, *run, "--to", "2024-01-03") == upto
+        assert key in cli("run", name, *run).stdout
+        assert cli.error("run", name, run[0], 99)["code"] == "TE204"
+        assert cli.error("run", name, *run, "--limit", "0", code=2)["code"] is None
+    assert "amount=100" in cli("run", "events", *run).stdout
+
+
 # --- orders
 
 
@@ -385,6 +501,62 @@ def test_orders(cli: Cli, run: tuple[int, int]) -> None:
     assert (filled["avg_fill_price"], filled["closed_time"]) == ("100.00000000", T1)
 
 
+def test_order_statuses_are_the_databases(cli: Cli, db: psycopg.Connection, run: tuple[int, int]) -> None:
+    rows = db.execute("select pg_get_constraintdef(oid) from pg_constraint where conname = 'order_status_is_known'")
+    assert set(re.findall("'([A-Z_]+)'", rows.fetchone()[0])) == set(ORDER_STATUSES)  # type: ignore[index]
+    rows = db.execute("select pg_get_indexdef('paper_order_open'::regclass)")
+    assert set(re.findall("'([A-Z_]+)'", rows.fetchone()[0])) == set(OPEN_STATUSES)  # type: ignore[index]
+    for status in ORDER_STATUSES:
+        assert status.lower() in " ".join(cli("order", "list", "--help").stdout.split())
+    assert "'banana'" in cli.error("order", "list", *run, "--status", "banana", code=2)["message"]
+    limit = ("--type", "limit", "--limit", "1")
+    cli("order", "place", *run, "AAA", "buy", "1", *limit)
+    cli("order", "place", *run, "AAA", "sell", "1")
+    cli("order", "place", *run, "AAA", "buy", "1", *limit)
+    cli("order", "cancel", *run, 3)
+    for status, ids in (("open", [1]), ("OPEN", [1]), ("Rejected", [2]), ("canceled", [3]), ("filled", [])):
+        assert [order["order_id"] for order in cli.json("order", "list", *run, "--status", status)] == ids
+
+
+def test_order_list_shows_what_there_is(cli: Cli, run: tuple[int, int]) -> None:
+    def columns() -> set[str]:
+        return set(cli("order", "list", *run).stdout.splitlines()[0].split())
+
+    cli("order", "place", *run, "AAA", "buy", "10", "--tif", "day")
+    assert {"logical_time", "source", "time_in_force"} <= columns()
+    assert columns().isdisjoint({"trail_amount", "oco_id", "parent_order_id", "good_till"})
+    cli("tick", *run, T1)
+    cli("order", "oco", *run, "AAA", "sell", "1", "--limit", "200", "--stop", "50")
+    cli("order", "place", *run, "AAA", "sell", "1", "--type", "trailing_stop", "--trail", "5")
+    assert {"trail_amount", "oco_id"} <= columns()
+    assert columns().isdisjoint({"trail_percent", "parent_order_id", "good_till"})
+
+
+def test_fail_on_reject_is_exit_code_1(cli: Cli, run: tuple[int, int]) -> None:
+    place = ("order", "place", *run, "AAA")
+    assert cli.json(*place, "sell", "1", "--fail-on-reject", code=1)["status"] == "REJECTED"
+    assert "REJECTED" in cli(*place, "sell", "1", "--fail-on-reject", code=1).stdout
+    row = cli.json(*place, "buy", "1", "--fail-on-reject", "--type", "limit", "--limit", "1")
+    assert row["status"] == "PENDING"
+    oco = ("order", "oco", *run, "AAA", "sell", "1", "--limit", "200", "--stop", "50")
+    assert len(cli.json(*oco, "--fail-on-reject", code=1)) == 2
+    cli.json(*oco)
+    replaced = cli.json("order", "replace", *run, row["order_id"], "--limit", "1e9", "--fail-on-reject", code=1)
+    assert replaced["reject_reason"] == "CASH_INSUFFICIENT"
+
+
+def test_preview_takes_the_terms_of_place(cli: Cli, run: tuple[int, int]) -> None:
+    def options(name: str) -> set[str]:
+        command = main.commands["order"].commands[name]  # type: ignore[attr-defined]
+        return {option for param in command.params for option in param.opts}
+
+    assert options("place") - options("preview") == {"--client-order-id", "--fail-on-reject"}
+    assert options("preview") <= options("place")
+    exits = ("--take-profit", "120", "--stop-loss", "90", "--stop-loss-limit", "89")
+    assert cli.json("order", "preview", *run, "AAA", "buy", "1", *exits)["status"] == "PENDING"
+    assert cli.error("order", "preview", *run, "AAA", "buy", "1", *exits[:4], "--take-profit", "80")["code"] == "TE101"
+
+
 def test_order_explain(cli: Cli, run: tuple[int, int]) -> None:
     cli("order", "place", *run, "AAA", "buy", "1", "--type", "limit", "--limit", "95")
     cli("tick", *run, T1)
@@ -407,7 +579,7 @@ def test_order_preview(cli: Cli, db: psycopg.Connection, run: tuple[int, int]) -
     found = cli.json(*preview, "buy", "2.5")
     assert (found["status"], found["estimated_value"], found["cash_after"]) == ("PENDING", "262.50", "9737.5000")
     assert cli.json(*preview, "sell", "1")["reject_reason"] == "POSITION_INSUFFICIENT"
-    trailing = ("--type", "trailing_stop", "--trail-amount", "5", "--tif", "gtd", "--good-till", T3)
+    trailing = ("--type", "trailing_stop", "--trail", "5", "--tif", "gtd", "--good-till", T3)
     assert float(cli.json(*preview, "buy", "1", *trailing)["stop_price"]) == 110
     assert (
         float(
@@ -485,6 +657,22 @@ def test_order_of_bad_terms_is_te101(cli: Cli, db: psycopg.Connection, run: tupl
     assert contents(db) == before
 
 
+def test_refusals_say_what_is_missing_and_what_there_is(cli: Cli, run: tuple[int, int]) -> None:
+    place = ("order", "place", *run, "AAA", "buy", "1")
+    for term, kind in (("limit_price", "limit"), ("stop_price", "stop"), ("stop_price", "stop_limit")):
+        given = ("--limit", "1") if kind == "stop_limit" else ()
+        assert cli.error(*place, "--type", kind, *given)["detail"] == f"argument={term} must_be=given"
+    assert cli.error(*place, "--tif", "gtd")["detail"] == "argument=good_till must_be=given"
+    assert cli.error(*place, "--limit", "1")["detail"].endswith("must_be=given_for_LIMIT_and_STOP_LIMIT_only")
+    user = cli.json("user", "create", "Bob")["user_id"]
+    start = ("run", "start", user, "--cash", "1")
+    error = cli.error(*start, "--fees", "FOO")
+    assert error["detail"] == ("argument=fee_schedule value=FOO must_be=IN_DELIVERY|IN_INTRADAY|US_PER_SHARE|ZERO")
+    assert "detail" not in error["hint"]  # which stands on the same line
+    error = cli.error(*start, "--currency", "inr")
+    assert error["detail"] == "argument=currency value=inr must_be=three_to_five_capitals"
+
+
 def test_argument_that_is_not_text_is_a_usage_error(cli: Cli, db: psycopg.Connection) -> None:
     assert "UTF-8" in cli.error("user", "create", "\udcff", code=2)["message"]
     assert db.execute("select count(*) from app_user").fetchone() == (0,)
@@ -544,6 +732,32 @@ def test_sips(cli: Cli, run: tuple[int, int]) -> None:
     assert cli.json("sip", "resume", *run, 2)["paused"] is False
     assert cli.error("sip", "pause", *run, 3)["code"] == "TE101"
     assert "WEEKLY" in cli("sip", "list", *run).stdout
+
+
+def test_sip_list_says_when_it_buys_next(cli: Cli, run: tuple[int, int]) -> None:
+    cli("sip", "create", *run, "AAA", "100", "weekly", "2024-01-02", "--end", "2024-01-05")
+    cli("sip", "create", *run, "AAA", "100", "monthly", "2024-01-03", "--instalments", "2")
+    cli("sip", "pause", *run, 2, "--from", "2024-01-03", "--to", "2024-01-04")
+    cli("tick", *run, T1)
+    first, second = cli.json("sip", "list", *run)
+    assert (first["due_date"], first["state"], first["next_slot"]) == (None, "OVER", 1)
+    assert (second["due_date"], second["state"], second["next_amount"]) == ("2024-01-03", "PAUSED", "100.00")
+    words = cli("sip", "list", *run).stdout.splitlines()
+    assert {"due_date", "state", "end_date", "instalments", "pauses"} <= set(words[0].split())
+    assert "2024-01-03 to 2024-01-04" in words[3]
+
+
+def test_rebalance_list(cli: Cli, run: tuple[int, int]) -> None:
+    weights = ("--weight", "BBB=.3", "--weight", "AAA=0.6")
+    made = cli.json("rebalance", "create", *run, "monthly", "2024-01-02", *weights, "--band", "0.1")
+    assert cli.json("rebalance", "list", *run) == [made]
+    assert made["due_date"] == "2024-01-02"
+    cli("tick", *run, T1)
+    (row,) = cli.json("rebalance", "list", *run)
+    assert (row["next_slot"], row["due_date"], row["state"]) == (1, "2024-02-02", "SCHEDULED")
+    words = cli("rebalance", "list", *run).stdout
+    assert "AAA=0.6 BBB=0.3" in words
+    assert "band" in words
 
 
 def test_sip_change_and_pauses_by_date(cli: Cli, run: tuple[int, int]) -> None:
@@ -666,7 +880,7 @@ def test_bad_weights_leave_nothing(
         *(
             "2024-01-02T16:00:00",
             "2024-01-02 16:00:00",
-            "2024-01-02",
+            "2024-1-2",
             "infinity",
             "-infinity",
             "now",
@@ -706,6 +920,30 @@ def test_time_that_is_none_is_refused(
     assert contents(db) == before
 
 
+def test_a_date_stands_for_its_sessions_close(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "sessions.csv"
+    days = [f"2024-01-0{day}" for day in (2, 3, 5)]
+    rows = [f"{day},{day}T09:30:00-05:00,{day}T16:00:00-05:00" for day in days]
+    path.write_text("\n".join(["session_date,open_at,close_at", *rows]) + "\n")
+    cli("calendar", "load", path, "--calendar", "XTST", "--time-zone", "America/New_York")
+    bars = "".join(f"A,{day},1,1,1,1\n" for day in days)
+    daily = ("feed", "load", "-", "--feed", "daily", "--calendar", "XTST")
+    cli(*daily, stdin=f"symbol,date,open,high,low,close\n{bars}")
+    user = cli.json("user", "create", "Ann")["user_id"]
+    key = (user, cli.json("run", "start", user, "--cash", "100", "--feed", "daily")["run_id"])
+    assert cli.json("tick", *key, "2024-01-02")["logical_time"] == T1
+    done = cli.json("replay", *key, "--from", "2024-01-02", "--to", "2024-01-03")
+    assert (done["logical_time"], done["times"]) == (T2, 2)
+    assert cli.json("tick-all", "2024-01-05", "--feed", "daily")["logical_time"] == "2024-01-05T21:00:00.000000Z"
+    assert cli.error("tick", *key, "2024-01-04")["code"] == "22008"  # no session
+    assert cli.error("tick", *key, "2024-01-06")["code"] == "TE203"  # past the calendar
+    assert cli.error("tick-all", "2024-01-02", "--feed", "nowhere")["code"] == "TE201"
+    assert cli.error("tick", user, 99, "2024-01-02")["code"] == "TE204"
+    always = cli.json("run", "start", cli.json("user", "create", "Bob")["user_id"], "--cash", "1")
+    mark = cli.json("tick", always["user_id"], always["run_id"], "2024-01-02")
+    assert mark["logical_time"] == "2024-01-03T00:00:00Z"
+
+
 def test_tick_into_the_past_is_refused(cli: Cli, run: tuple[int, int]) -> None:
     cli("tick", *run, T2)
     error = cli.error("tick", *run, T1)
@@ -717,7 +955,7 @@ def test_replay(cli: Cli, db: psycopg.Connection, run: tuple[int, int]) -> None:
     cli("sip", "create", *run, "AAA", "100", "daily", "2024-01-01")
     first = cli.json("replay", *run, "--to", T2)
     assert (first["times"], first["logical_time"]) == (2, T2)
-    assert cli("replay", *run, "--commit-every", "1").stdout.startswith(f"1 times replayed; {T3}: equity ")
+    assert cli("replay", *run, "--commit-every", "1").stdout.startswith(f"1 time replayed; {T3}: equity ")
     done = contents(db)
     assert cli.json("replay", *run)["times"] == 0
     assert cli.json("replay", *run, "--from", T1)["times"] == 3  # completed times are skipped
@@ -772,6 +1010,11 @@ def test_check(cli: Cli, db: psycopg.Connection, run: tuple[int, int]) -> None:
     assert broken
     assert {(row["user_id"], row["run_id"]) for row in broken} == {run}
     assert broken[0]["rule"] in cli("check", code=1).stdout
+    assert cli.json("check", run[0], code=1) == cli.json("check", *run, code=1) == broken
+    other = cli.json("user", "create", "Bob")["user_id"]
+    healthy = (other, cli.json("run", "start", other, "--cash", "1")["run_id"])
+    assert cli.json("check", other) == cli.json("check", *healthy) == []
+    assert cli.error("check", *run[:1], 99)["code"] == "TE204"
 
 
 # --- data
@@ -794,8 +1037,10 @@ def test_feed_load_and_list(cli: Cli, market: Path, tmp_path: Path) -> None:
     refused = cli("feed", "load", tmp_path / "bad.csv", "--feed", "other", code=1)
     assert refused.stderr.startswith("error 23505: 2 bad lines; nothing was stored in feed other.")
     assert "\n  line 9: " in refused.stderr
-    dry = cli.json("feed", "load", tmp_path / "bad.csv", "--feed", "other", "--skip-bad", "--dry-run")
-    assert (dry["rows"], dry["skipped_count"]) == (6, 2)
+    dry_run = ("feed", "load", tmp_path / "bad.csv", "--feed", "other", "--skip-bad", "--dry-run")
+    dry = cli.json(*dry_run)
+    assert (dry["rows"], dry["skipped_count"], dry["dry_run"], report["dry_run"]) == (6, 2, True, False)
+    assert cli(*dry_run).stdout.startswith("feed other: 6 rows would be stored, 0 unchanged")
     assert [problem["line"] for problem in dry["skipped"]] == [8, 9]
     assert [(f["feed"], f["symbols"], f["bars"], f["last"]) for f in cli.json("feed", "list")] == [
         ("default", 2, 6, T3),
@@ -805,18 +1050,81 @@ def test_feed_load_and_list(cli: Cli, market: Path, tmp_path: Path) -> None:
     assert cli.error("feed", "load", tmp_path / "missing.csv", code=2)["message"].startswith("cannot read")
 
 
+def test_a_bad_file_is_told_how_to_be_good(cli: Cli, tmp_path: Path) -> None:
+    def load(*lines: str, options: tuple[str, ...] = ()) -> dict[str, Any]:
+        path = tmp_path / "file.csv"
+        path.write_text("\n".join(lines) + "\n")
+        return cli.error("feed", "load", path, *options)
+
+    error = load("date,open,high,low,close", "2024-01-02,1,1,1,1")
+    assert ("it has 'date,open,high,low,close'" in error["detail"], "--symbol" in error["hint"]) == (True, True)
+    error = load("symbol;date;open;high;low;close", "A;2024-01-02;1;1;1;1")
+    assert ("'symbol;date;open;" in error["detail"], "commas" in error["hint"]) == (True, True)
+    error = load("A,2024-01-02,1,1,1,1")
+    assert ("'A,2024-01-02" in error["detail"], "first line" in error["hint"]) == (True, True)
+    error = load("symbol,date,open,high,low,close", "A,01/02/2024,1,1,1,1")
+    assert "date is not a date like 2024-01-31, or a time with its offset" in error["detail"]
+    error = load("symbol,time,open,high,low,close", "A,2024-02-30,1,1,1,1")
+    assert "time: there is no such date" in error["detail"]
+
+
 def test_feed_load_actions(cli: Cli, market: Path, tmp_path: Path) -> None:
     path = tmp_path / "actions.csv"
     path.write_text("symbol,ex_date,action_type,ratio_numerator,ratio_denominator\nAAA,2024-01-03,SPLIT,2,1\n")
     dry = cli.json("feed", "load-actions", path, "--dry-run")
     report = cli.json("feed", "load-actions", path)
-    assert dry == report
+    assert dry == {**report, "dry_run": True}
     assert (report["rows"], report["symbols"], report["first"]) == (1, 1, "2024-01-03T00:00:00Z")
     assert "1 unchanged" in cli("feed", "load-actions", path).stdout
     path.write_text(path.read_text() + "AAA,2024-01-04,SPLIT,0,1\nAAA,2024-01-05,SPLIT,3,2\n")
     refused = cli("feed", "load-actions", path, code=1)
     assert refused.stderr.startswith("error 23514: 1 bad line; nothing was stored in corporate actions (line 3: ")
     assert cli.json("feed", "load-actions", "-", "--skip-bad", stdin=path.read_text())["rows"] == 1
+
+
+def test_feed_load_actions_says_whom_they_miss_and_what_was_added_up(
+    cli: Cli, run: tuple[int, int], tmp_path: Path
+) -> None:
+    cli("tick", *run, T2)
+    path = tmp_path / "actions.csv"
+    path.write_text(
+        "symbol,ex_date,action_type,amount,pay_date\n"
+        "AAA,2024-01-03,DIVIDEND,1,2024-01-10\nAAA,2024-01-03,DIVIDEND,2.5,2024-01-10\n"
+    )
+    said = cli("feed", "load-actions", path, "--dry-run").stdout
+    assert "1 row would be stored, 0 unchanged, 1 added to another, 0 skipped" in said
+    assert "warning: 1 RUNNING run past" in said
+    report = cli.json("feed", "load-actions", path)
+    assert (report["rows"], report["merged"], report["runs_past"]) == (1, 1, 1)
+    assert "warning" not in cli("feed", "load-actions", path).stdout
+
+
+def test_feed_of_adjusted_prices(cli: Cli, market: Path) -> None:
+    assert cli.error("feed", "load", market, "--adjusted")["code"] == "TE101"  # default exists, of raw prices
+    for _ in range(2):
+        cli("feed", "load", market, "--feed", "new", "--adjusted")
+    cli("feed", "load", market, "--feed", "new")
+    assert [(f["feed"], f["adjusted"]) for f in cli.json("feed", "list")] == [("default", False), ("new", True)]
+
+
+def test_instruments(cli: Cli, run: tuple[int, int]) -> None:
+    words = cli("instrument", "set", "AAA", "--step", "1", "--tick", "0.05").stdout
+    assert words == "AAA: quantity_step 1, price_tick 0.05, product EQUITY\n"
+    row = cli.json("instrument", "set", "AAA", "--product", "ETF")
+    assert row == {"symbol": "AAA", "quantity_step": "1.00000000", "price_tick": "0.05000000", "product": "ETF"}
+    place = ("order", "place", *run, "AAA", "buy")
+    assert cli.json(*place, "1.5")["reject_reason"] == "QUANTITY_OFF_STEP"
+    assert cli.json(*place, "1", "--type", "limit", "--limit", "1.01")["reject_reason"] == "PRICE_OFF_TICK"
+    assert cli.json("instrument", "set", "AAA", "--tick", "none")["price_tick"] is None
+    assert cli.json("instrument", "set", "NEW")["quantity_step"] == "0.00000100"
+    before = cli.json("instrument", "list")
+    assert [row["symbol"] for row in before] == ["AAA", "BBB", "NEW"]
+    assert "ETF" in cli("instrument", "list").stdout
+    for bad in (["--step", "0"], ["--step", "-1"], ["--step", "NaN"], ["--tick", "Infinity"], ["--product", ""]):
+        assert cli.error("instrument", "set", "AAA", *bad)["code"] in ("23514", "22003")
+    assert cli.error("instrument", "set", "AAA", "--step", "many")["code"] == "22P02"
+    assert cli.error("instrument", "set", " X")["code"] == "23514"
+    assert cli.json("instrument", "list") == before
 
 
 def test_calendar_load(cli: Cli, market: Path, tmp_path: Path) -> None:
@@ -836,6 +1144,10 @@ def test_calendar_load(cli: Cli, market: Path, tmp_path: Path) -> None:
         stdin="symbol,date,open,high,low,close\nA,2024-01-02,1,1,1,1\n",
     )
     assert cli.json("feed", "list")[0]["last"] == T1
+    late = f"symbol,time,open,high,low,close\nA,{T1[:-3]}01Z,1,1,1,1\n"  # one second after the close
+    path.write_text(path.read_text() + "2024-01-03,2024-01-03T14:30:00Z,2024-01-03T21:00:00Z\n")
+    cli("calendar", "load", path, "--calendar", "XTST")
+    assert "warning: 1 bar lies outside" in cli("feed", "load", "-", "--feed", "daily", stdin=late).stdout
     assert cli.error("calendar", "load", path, code=2)["code"] is None
 
 
@@ -878,6 +1190,19 @@ def test_db_shell_passes_its_arguments_to_psql(dsn: str) -> None:
         text=True,
     )
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
+def test_db_shell_shows_refusals_without_the_stack(dsn: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "engine_py", "db", "shell", "-XAtq"],
+        cwd=PROJECT,
+        env={**os.environ, "DB_DSN": dsn},
+        input="call tick(1, 9, '2024-01-01');\n\\echo :SQLSTATE :PROMPT1\n",
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "TE204 %/ %:SQLSTATE: %R%x%# \n"
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["ERROR", "DETAIL", "HINT"]
 
 
 def test_db_shell_does_not_show_the_password(cli: Cli) -> None:

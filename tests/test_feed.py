@@ -10,6 +10,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -455,7 +456,7 @@ def test_a_dry_run_stores_nothing_and_says_what_it_would(db: Conn) -> None:
     lines = [HEADER, GOOD, f"NEW,{T},1,1,1,1,", "bad"]
     dry = load(db, *lines, dry_run=True, skip_bad=True)
     assert stored(db) == before
-    assert dry == load(db, *lines, skip_bad=True)
+    assert dry == replace(load(db, *lines, skip_bad=True), dry_run=True)
     assert refused(db, HEADER, "bad", feed="other", dry_run=True) == [(2, "22P04")]
 
 
@@ -601,7 +602,8 @@ def test_sessions_load_in_any_order_and_again(db: Conn) -> None:
         ("2024-01-02,2024-01-02T14:30:00Z,2024-01-02T20:00:00Z", "23505"),
         ("2024-01-04,2024-01-03T17:59:59Z,2024-01-04T21:00:00Z", "23P01"),
         ("2024-01-01,2024-01-01T14:30:00Z,2024-01-02T15:00:00Z", "23P01"),
-        ("2024-01-04,2023-01-04T14:30:00Z,2023-01-04T21:00:00Z", "23P01"),  # dates and times disagree in order
+        ("2024-01-04,2023-01-04T14:30:00Z,2023-01-04T21:00:00Z", "23514"),  # another year
+        ("2024-01-05,2024-01-04T15:00:00Z,2024-01-05T04:59:59Z", "23514"),  # New York has the 4th all the time
         ("2024-01-04,2024-01-04T14:30:00Z", "22P04"),
     ],
 )
@@ -626,8 +628,29 @@ def test_a_calendar_keeps_its_zone_and_always_has_no_rows(tx: Conn) -> None:
         load_sessions(tx, *SESSIONS, calendar="ALWAYS")
     with pytest.raises(PapertickError):
         load_sessions(tx, *SESSIONS, calendar="D", time_zone="Mars/Olympus")
-    load_sessions(tx, *SESSIONS, calendar="E", time_zone=None)
+    load_sessions(tx, *SESSIONS[:2], calendar="E", time_zone=None)
     assert tx.execute("select time_zone from calendar where calendar = 'E'").fetchone() == ("UTC",)
+
+
+@pytest.mark.parametrize("zero", ["Z", "+00:00", "-00:00"])
+def test_a_new_calendar_needs_a_zone_unless_its_times_are_in_utc(tx: Conn, zero: str) -> None:
+    utc = SESSIONS[1].replace("Z", zero)
+    before = stored(tx)
+    with pytest.raises(InvalidError) as caught:
+        load_sessions(tx, SESSIONS[0], utc, SESSIONS[2], time_zone=None)
+    assert (caught.value.code, "--time-zone" in (caught.value.hint or "")) == ("TE101", True)
+    assert stored(tx) == before
+    assert load_sessions(tx, SESSIONS[0], utc, time_zone=None).rows == 1
+    assert load_sessions(tx, *SESSIONS, time_zone=None).rows == 1  # not new any more
+    assert load_sessions(tx, *SESSIONS, calendar="D").rows == 2
+
+
+def test_a_session_may_open_on_the_day_before_its_date_or_close_on_the_day_after(tx: Conn) -> None:
+    lines = (
+        "2024-01-02,2024-01-01T18:00:00-05:00,2024-01-02T17:00:00-05:00",
+        "2024-01-03,2024-01-03T09:00:00-05:00,2024-01-04T00:00:00-05:00",
+    )
+    assert load_sessions(tx, SESSIONS[0], *lines).rows == 2
 
 
 # --- the bundled data -------------------------------------------------------------------------------------------------
@@ -646,7 +669,7 @@ def test_bundled_data_is_complete_and_every_bar_closes_its_session(db: Conn) -> 
     assert report.first == datetime(2000, 3, 1, 21, tzinfo=UTC)
     assert report.last == datetime(2013, 3, 1, 21, tzinfo=UTC)
     bundled = feed.list_feeds(db)[0]
-    assert bundled == feed.FeedInfo("bundled", "XNYS", 5, 12_154, report.first, report.last)
+    assert bundled == feed.FeedInfo("bundled", "XNYS", False, 5, 12_154, report.first, report.last)
     assert db.execute(
         "select count(*) from price_bar b where not exists (select from market_session m"
         " where m.calendar = 'XNYS' and m.close_at = b.logical_time)"

@@ -183,6 +183,8 @@ UNKNOWN_RUN = (
     "select * from performance_reasons(1, 999)",
     "select * from performance_by_symbol(1, 999)",
     "select * from drawdowns(1, 999)",
+    "select * from sip_schedule(1, 999)",
+    "select * from rebalance_schedule(1, 999)",
 )
 
 

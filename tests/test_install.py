@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +17,10 @@ from psycopg import sql
 from pytest_postgresql.executors import NoopExecutor
 
 from engine_py import errors, install, pgtools
+from engine_py.db import connect
 
 Connect = Callable[..., psycopg.Connection]
+PROJECT = Path(__file__).resolve().parent.parent
 
 # Everything that an install makes, apart from when: tables, columns, constraints, indexes, routines, triggers, views,
 # comments and grants.
@@ -273,6 +277,60 @@ def test_psql_installs_the_same_and_upgrade_takes_it_over(
     assert install.upgrade(conn).code_loaded
     assert catalog(conn) == catalog(db)
     assert not install.upgrade(conn).changed
+
+
+@pytest.fixture(params=["SQL_ASCII", "LATIN1"])
+def not_utf8(request: pytest.FixtureRequest, pg_server: Server, pg_template: NoopExecutor) -> Iterator[str]:
+    """The DSN of an empty database of another encoding."""
+    dbname = f"{pg_template.dbname}_{request.param.lower()}"
+    made = sql.SQL("create database {} template template0 encoding {} lc_collate 'C' lc_ctype 'C'")
+    with psycopg.connect(pg_server.dsn, autocommit=True) as admin:
+        admin.execute(made.format(sql.Identifier(dbname), sql.Literal(request.param)))
+        yield pg_server.dsn_of(dbname)
+        admin.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(dbname)))
+
+
+def test_a_database_of_another_encoding_is_refused(not_utf8: str) -> None:
+    encoding = "SQL_ASCII" if "sql_ascii" in not_utf8 else "LATIN1"
+    for conn in (connect(not_utf8), psycopg.connect(not_utf8, autocommit=True)):
+        with conn, pytest.raises(errors.PapertickError) as refused:
+            install.install(conn)
+        assert (refused.value.code, encoding in str(refused.value)) == ("0A000", True)
+        assert "createdb -E UTF8 -T template0" in (refused.value.hint or "")
+    script = "".join(path.read_text() for path in sorted(install.sql_dir().glob("*.sql")))
+    command = [pgtools.client("psql"), "-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", not_utf8]
+    done = subprocess.run(command, input=script, text=True, capture_output=True, check=False)
+    assert done.returncode != 0
+    assert f"is {encoding}" in done.stderr
+    with connect(not_utf8) as conn:
+        assert conn.execute("select to_regclass('public.schema_version')").fetchone() == (None,)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "WIN1252"])
+def test_the_client_encoding_of_the_environment_does_not_matter(
+    empty: Connect, db: psycopg.Connection, pg_server: Server, encoding: str
+) -> None:
+    dsn = pg_server.dsn_of(empty().info.dbname)
+    env = os.environ | {"PGCLIENTENCODING": encoding, "DB_DSN": dsn}
+    for args in (["db", "init"], ["user", "create", "Ägypten 株"], ["feed", "list"]):
+        command = [sys.executable, "-m", "engine_py", *args]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, encoding="utf-8", cwd=PROJECT)
+        assert (done.returncode, done.stderr) == (0, "")
+    conn = empty()
+    assert conn.execute("select name from app_user").fetchone() == ("Ägypten 株",)
+    assert catalog(conn) == catalog(db)
+
+
+def test_psql_of_another_client_encoding_installs_the_same(
+    empty: Connect, db: psycopg.Connection, pg_server: Server
+) -> None:
+    script = "".join(path.read_text(encoding="utf-8") for path in sorted(install.sql_dir().glob("*.sql")))
+    command = [pgtools.client("psql"), "-X", "-q", "-1", "-v", "ON_ERROR_STOP=1"]
+    command.append(pg_server.dsn_of(empty().info.dbname))
+    env = os.environ | {"PGCLIENTENCODING": "LATIN1"}
+    done = subprocess.run(command, input=script.encode(), capture_output=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    assert catalog(empty()) == catalog(db)
 
 
 def test_loading_the_real_code_again_changes_nothing(db: psycopg.Connection, tmp_path: Path) -> None:

@@ -274,3 +274,50 @@ def test_preview_of_a_plan_of_several_symbols(tx: Conn, terms: dict[str, Any]) -
     assert {row[5] for row in found} == {run.cash}
     assert all(row[3:5] == event for row in found)
     assert event[0] == ("SIP_EXECUTED" if bought else "SIP_SKIPPED_FUNDS")
+
+
+# --- what comes next
+
+
+def schedule(run: Run) -> dict[int, list[Any]]:
+    query = "select sip_id, slot, nominal_date, due_date, amount, state from sip_schedule(%s, %s)"
+    found = rows(run.conn, query, *run.key)
+    return {sip: rest for sip, *rest in found}
+
+
+def test_the_schedule_is_what_the_slots_do(tx: Conn) -> None:
+    market = weekday_market(tx, "2024-01-01", "2024-01-12")  # Monday to the second Friday
+    market.instrument("ACME")
+    market.bars("ACME", {f"2024-01-{n:02} 10:00": 100 for n in (1, 2, 3, 4, 5, 8, 9, 10, 11, 12)})
+    run = Run(market, 10_000)
+    run.sip("ACME", 100, "WEEKLY", "2024-01-06", step_up_amount=10, step_up_every=1)  # a Saturday
+    run.sip("ACME", 100, "WEEKLY", "2024-01-06", roll="PREVIOUS")
+    run.sip("ACME", 100, "DAILY", "2024-01-08", instalments=2)
+    run.sip("ACME", 100, "DAILY", "2024-01-08", end=day("2024-01-12"))
+    run.sip("ACME", 100, "DAILY", "2024-01-08")
+    run.tick("2024-01-01 10:00")
+    saturday, monday = day("2024-01-06"), day("2024-01-08")
+    assert schedule(run) == {
+        1: [0, saturday, saturday, 100, "SCHEDULED"],
+        2: [0, saturday, day("2024-01-05"), 100, "SCHEDULED"],
+        **{k: [0, monday, monday, 100, "SCHEDULED"] for k in (3, 4, 5)},
+    }
+    run.call("pause_sip", sip_id=5)
+    run.call("pause_sip", sip_id=4, **{"from": day("2024-01-11"), "to": day("2024-01-11")})
+    for n in (2, 3, 4, 5, 8, 9, 10):
+        run.tick(f"2024-01-{n:02} 10:00")
+    thursday = day("2024-01-11")
+    assert schedule(run) == {
+        1: [1, day("2024-01-13"), day("2024-01-13"), 110, "SCHEDULED"],
+        2: [1, day("2024-01-13"), None, 100, "CALENDAR_ENDS"],
+        3: [2, None, None, None, "OVER"],
+        4: [3, thursday, thursday, 100, "PAUSED"],
+        5: [3, thursday, thursday, 100, "PAUSED"],
+    }
+    for n in (11, 12):
+        run.tick(f"2024-01-{n:02} 10:00")
+    found = schedule(run)
+    assert found[4] == [5, None, None, None, "OVER"]  # it ends with the last session known
+    assert found[5] == [5, None, None, 100, "CALENDAR_ENDS"]
+    run.call("stop_run")
+    assert {row[-1] for row in schedule(run).values()} == {"RUN_ENDED"}
