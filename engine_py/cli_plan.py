@@ -106,6 +106,16 @@ def _span(dates: dict[str, str | None]) -> str:
     return "".join(f" {word} {day}" for word, day in dates.items() if day)
 
 
+@sip.command("end")
+@of_run
+@click.argument("sip_id", type=ID)
+def sip_end(user: int, run: int, sip_id: int) -> None:
+    """End a SIP: it has no more slots."""
+    with session() as s:
+        s.call("end_sip", user_id=user, run_id=run, sip_id=sip_id)
+        emit(_sips(s, user, run, sip_id)[0], f"sip {sip_id} has ended")
+
+
 @sip.command("list")
 @of_run
 def sip_list(user: int, run: int) -> None:
@@ -172,6 +182,16 @@ def rebalance_create(user: int, run: int, weights: tuple[str, ...], **options: s
         plan_id = made["create_rebalance"]
         (plan,) = _rebalances(s, user, run, plan_id)
     emit(plan, f"rebalance {plan_id}")
+
+
+@rebalance.command("end")
+@of_run
+@click.argument("plan_id", type=ID)
+def rebalance_end(user: int, run: int, plan_id: int) -> None:
+    """End a rebalance plan: it has no more slots. SIPs that buy towards its weights go on."""
+    with session() as s:
+        s.call("end_rebalance", user_id=user, run_id=run, plan_id=plan_id)
+        emit(_rebalances(s, user, run, plan_id)[0], f"rebalance {plan_id} has ended")
 
 
 @rebalance.command("list")

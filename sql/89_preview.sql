@@ -166,8 +166,8 @@ begin
     plan_id := r.plan_id;
     slot := r.next_slot;
     due_date := engine.slot_date(c.calendar, r.start_date, r.frequency, slot, slot - 1, r.last_date);
-    state := engine.slot_state(c, slot, null, due_date, due_date, null, false);
-    if state = 'RUN_ENDED' then
+    state := engine.slot_state(c, slot, r.instalments, due_date, due_date, null, false);
+    if state in ('RUN_ENDED', 'OVER') then
       due_date := null;
     end if;
     return next;

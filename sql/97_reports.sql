@@ -159,4 +159,4 @@ begin
   perform engine.require_readable(p_user_id, p_run_id);
   return query select * from engine.rebalance_schedule(p_user_id, p_run_id);
 end $$;
-comment on function rebalance_schedule is 'rebalance_schedule(user, run) → (plan_id, slot, due_date, state) of each plan''s next slot; state is SCHEDULED, CALENDAR_ENDS or RUN_ENDED, as in sip_schedule. TE204.';
+comment on function rebalance_schedule is 'rebalance_schedule(user, run) → (plan_id, slot, due_date, state) of each plan''s next slot; state is SCHEDULED, CALENDAR_ENDS, OVER or RUN_ENDED, as in sip_schedule. TE204.';

@@ -65,6 +65,8 @@ def test_rl_09_stop_run_via_api_blocks_new_writes(api: Door, ann: Client, run: i
             ("POST", "sips", SIP),
             ("POST", "sips/1/pause", None),
             ("POST", "sips/1/resume", None),
+            ("POST", "sips/1/end", None),
+            ("POST", "rebalances/1/end", None),
             ("POST", "sips/1/change", {"amount": 5}),
             ("POST", "rebalances", REBALANCE),
             ("PUT", "risk-limit", {"max_position": 5}),
@@ -155,6 +157,8 @@ def test_plans(ann: Client, run: int) -> None:
     assert {("SIP_EXECUTED", "1:0"), ("REBALANCED", "1:0")} <= ended
     preview = ann.ok("POST", f"{path}/sips/1/preview", json={"logical_time": iso(1)})["items"]
     assert [(row["slot"], row["event_type"]) for row in preview] == [(1, "SIP_EXECUTED")]
+    assert ann.ok("POST", f"{path}/sips/1/end")["instalments"] == 1
+    assert ann.ok("POST", f"{path}/rebalances/1/end")["instalments"] == 1
     ann.refused(404, "TE201", "POST", f"{path}/sips", json=SIP | {"symbol": "NOBODY"})
     ann.refused(422, "TE101", "POST", f"{path}/rebalances", json=REBALANCE | {"weights": {"AAA": "1.5"}})
     for rest in ("sips/99", "rebalances/99"):

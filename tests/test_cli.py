@@ -158,8 +158,10 @@ def test_commands_are_the_documented_ones() -> None:
         "sip change",
         "sip pause",
         "sip resume",
+        "sip end",
         "sip list",
         "rebalance create",
+        "rebalance end",
         "rebalance list",
         "tick",
         "replay",
@@ -258,6 +260,8 @@ def test_a_question_ends_its_sentence(cli: Cli) -> None:
         ["sip", "create", "AAA", "100", "monthly", "2024-01-01"],
         ["sip", "pause", "1"],
         ["sip", "resume", "1"],
+        ["sip", "end", "1"],
+        ["rebalance", "end", "1"],
         ["rebalance", "create", "monthly", "2024-01-01", "--weight", "AAA=1"],
         ["tick", T1],
     ],
@@ -730,6 +734,7 @@ def test_sips(cli: Cli, run: tuple[int, int]) -> None:
     assert cli.json("sip", "pause", *run, 2)["paused"] is True
     assert [sip["paused"] for sip in cli.json("sip", "list", *run)] == [False, True]
     assert cli.json("sip", "resume", *run, 2)["paused"] is False
+    assert cli.json("sip", "end", *run, 2)["state"] == "OVER"
     assert cli.error("sip", "pause", *run, 3)["code"] == "TE101"
     assert "WEEKLY" in cli("sip", "list", *run).stdout
 
@@ -758,6 +763,8 @@ def test_rebalance_list(cli: Cli, run: tuple[int, int]) -> None:
     words = cli("rebalance", "list", *run).stdout
     assert "AAA=0.6 BBB=0.3" in words
     assert "band" in words
+    ended = cli.json("rebalance", "end", *run, 1)
+    assert (ended["instalments"], ended["due_date"], ended["state"]) == (1, None, "OVER")
 
 
 def test_sip_change_and_pauses_by_date(cli: Cli, run: tuple[int, int]) -> None:

@@ -464,6 +464,12 @@ ROUTES: tuple[Route, ...] = (
         repeatable=False,
     ),
     Route(
+        *("POST", _SIP + "/end", "end_sip", "No more slots."),
+        answer="sip_plan",
+        plan=_plan_row(_SIPS, "sip_id", "sip", lambda c: verb("end_sip", _of_plan(c, "sip_id"))),
+        refusals=_WRITES,
+    ),
+    Route(
         *("POST", _SIP + "/preview", "preview_sip", "How the next slot would end. Stores nothing."),
         answer="sip_preview",
         is_page=True,
@@ -493,6 +499,14 @@ ROUTES: tuple[Route, ...] = (
         answer="rebalance_plan",
         plan=_plan_row(_REBALANCES, "plan_id", "rebalance plan"),
         refusals=(404,),
+    ),
+    Route(
+        *("POST", _PLAN + "/end", "end_rebalance", "No more slots. Its weights stay, for SIPs that buy towards them."),
+        answer="rebalance_plan",
+        plan=_plan_row(
+            _REBALANCES, "plan_id", "rebalance plan", lambda c: verb("end_rebalance", _of_plan(c, "plan_id"))
+        ),
+        refusals=_WRITES,
     ),
     Route(
         *("PUT", RUN + "/risk-limit", "set_risk_limit", "Replace the run's limits; null lifts one."),
