@@ -5,6 +5,7 @@ HYPOTHESIS_PROFILE=thorough plays ten times as many scripts, others every time.
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from difflib import unified_diff
@@ -12,14 +13,18 @@ from typing import Any
 
 import psycopg
 from hypothesis import given
+from hypothesis import settings as Settings
+from hypothesis import strategies as st
 
 from tests.model import Bar, Model, Refused
-from tests.scripts import Bench, Call, Script, examples, scripts
+from tests.scripts import BRIEF, Call, Script, examples, scripts
+from tests.scripts_accounts import Accounts, accounts, scripts_of_fees, scripts_of_margin
 
 
-def play_both(bench: Bench, script: Script) -> None:
-    run = bench.run(bench.feed(script), script.cash, **script.terms)
-    model = Model(script.market, script.cash, **script.terms)
+def play_both(bench: Accounts, script: Script) -> Model:
+    market, terms = bench.prepare(script)
+    run = bench.run(bench.feed(script), script.cash, **terms)
+    model = Model(market, script.cash, **terms)
     for call in script.calls:
         refused = said = None
         try:
@@ -37,6 +42,7 @@ def play_both(bench: Bench, script: Script) -> None:
         pair = [*map(_text, expected[table])], [*map(_text, found[table])]
         difference = "\n".join(unified_diff(*pair, "model", "database", lineterm="", n=1))
         assert not difference, f"{table}\n{difference}"
+    return model
 
 
 def _text(row: tuple[Any, ...]) -> str:
@@ -97,14 +103,14 @@ def corner_script() -> Script:
 
 
 def test_dr_01_model_and_database_agree_in_the_corners(db: psycopg.Connection[Any]) -> None:
-    play_both(Bench(db), corner_script())
+    play_both(Accounts(db), corner_script())
 
 
 def test_dr_01_model_and_database_agree_on_random_scripts(db: psycopg.Connection[Any]) -> None:
-    bench = Bench(db)
+    bench = Accounts(db)
 
     @examples(500, 6000)
-    @given(scripts())
+    @given(accounts(scripts()))
     def check(script: Script) -> None:
         play_both(bench, script)
 
@@ -112,7 +118,7 @@ def test_dr_01_model_and_database_agree_on_random_scripts(db: psycopg.Connection
 
 
 def test_dr_01_model_and_database_agree_on_scripts_of_plans(db: psycopg.Connection[Any]) -> None:
-    bench = Bench(db)
+    bench = Accounts(db)
 
     @examples(300, 6000)
     @given(scripts(plans=True))
@@ -123,7 +129,7 @@ def test_dr_01_model_and_database_agree_on_scripts_of_plans(db: psycopg.Connecti
 
 
 def test_dr_01_model_and_database_agree_on_random_scripts_of_orders(db: psycopg.Connection[Any]) -> None:
-    bench = Bench(db)
+    bench = Accounts(db)
 
     @examples(1300, 20_000)
     @given(scripts(orders=True))
@@ -131,3 +137,30 @@ def test_dr_01_model_and_database_agree_on_random_scripts_of_orders(db: psycopg.
         play_both(bench, script)
 
     check()
+
+
+def play_many(bench: Accounts, strategy: st.SearchStrategy[Script], many: Settings, cases: dict[str, int]) -> None:
+    """Play them; at least so many of the scripts must have met each case, as the model says."""
+    met: Counter[str] = Counter()
+
+    @many
+    @given(strategy)
+    def check(script: Script) -> None:
+        met.update({case for case, times in play_both(bench, script).met.items() if times})
+
+    check()
+    assert BRIEF or not {case: met[case] for case, least in cases.items() if met[case] < least}
+
+
+def test_dr_01_model_and_database_agree_on_scripts_of_fees(db: psycopg.Connection[Any]) -> None:
+    cases = {"charged": 150, "of others": 50, "of the product": 20, "fees cost units": 20}
+    cases |= {"bound by minimum": 40, "bound by maximum": 30, "bound by share of the value": 20}
+    cases |= {"charged again": 30, "bound again": 20}  # a later fill of the same order
+    play_many(Accounts(db), scripts_of_fees, examples(300, 6000), cases)
+
+
+def test_dr_01_model_and_database_agree_on_scripts_of_margin(db: psycopg.Connection[Any]) -> None:
+    cases = {"a short position": 150, "a short that is covered": 80, "BORROW_FEE": 60, "MARGIN_INTEREST": 20}
+    cases |= {"an order that only reduces": 80, "too little margin": 80, "charged": 50, "charged again": 5}
+    cases |= {"a margin call": 30, "a margin call that leaves something": 8}
+    play_many(Accounts(db), scripts_of_margin(), examples(300, 6000), cases)
