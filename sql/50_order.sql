@@ -102,7 +102,8 @@ begin
   end if;
   c := engine.with_limits(c);
   return engine.reject_reason(c, o.symbol, o.side, p_quantity, p_price, c.reserved - p_released_cash,
-                              engine.open_quantity(c, o.symbol, o.side) - p_released_units, c.last_logical_time, p_fees);
+                              engine.open_quantity(c, o.symbol, o.side) - p_released_units, c.last_logical_time, p_fees,
+                              o.parent_order_id is not null);
 end $$;
 
 -- The price at which an order is valued until it fills; null when none is known.

@@ -264,6 +264,20 @@ def test_the_exit_of_a_bracket_never_opens_a_position(tx: Conn) -> None:
     assert run.rules() == set()
 
 
+def test_nor_does_the_order_that_replaces_it(tx: Conn) -> None:
+    market = market_of(tx, {"A": [100] * 4})
+    run = Run(market, 10_000, **FULL)
+    run.tick(WEEK[0])
+    run.place("A", "SELL", 10, stop_loss=115)
+    run.tick(WEEK[1])
+    run.call("replace_order", order_id=2, stop_price=D(110))
+    run.place("A", "BUY", 10)  # covered by hand
+    run.tick(WEEK[2])
+    run.call("replace_order", order_id=3, stop_price=D(105))
+    assert run.orders() == ["FILLED", "CANCELED", "PENDING", "FILLED", "REJECTED POSITION_INSUFFICIENT"]
+    assert run.rules() == set()
+
+
 def test_the_exit_of_a_short_bracket_covers_it(tx: Conn) -> None:
     market = market_of(tx, {"A": [100, 100, 100, 80, 80]})
     run = Run(market, 10_000, **FULL)
