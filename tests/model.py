@@ -576,6 +576,7 @@ COLUMNS = {
         "take_profit_price",
         "stop_loss_price",
         "stop_loss_limit_price",
+        "reserves",
     ],
     "paper_trade": ["trade_id", "order_id", "logical_time", "symbol", "side", "quantity", "price", "fees"],
     "trade_fee": ["trade_id", "component", "amount", "fee_schedule", "product", "side", "effective_from"],

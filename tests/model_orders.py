@@ -89,6 +89,11 @@ class Order:
         return self.status in OPEN
 
     @property
+    def reserves(self) -> Decimal | None:
+        """The price at which it holds something back, while it is open."""
+        return self.reserve_price if self.is_open else None
+
+    @property
     def is_buy(self) -> bool:
         return self.side == "BUY"
 
@@ -282,7 +287,11 @@ class Orders:
             if reason:
                 order.end("REJECTED", self.last, reason)
             elif order.parent_order_id is None:
-                order.reserve_price = self._reserve_price(order, old)
+                # a pair holds back once, for the dearer of the two
+                pair = {o.order_id: o for o in [order, *self._pair(order)] if o is not old}.values()
+                prices = [self._reserve_price(o, old) for o in pair]
+                for one in pair:
+                    one.reserve_price = max((price for price in prices if price is not None), default=None)
         if old and not reason:
             old.end("CANCELED", self.last)
 
@@ -317,10 +326,11 @@ class Orders:
 
     def _reserve_price(self, order: Order, instead_of: Order | None) -> Decimal | None:
         """What a unit of it holds back: of cash its price and its fees; on margin, of exposure, what opens of it."""
-        price = self._known_price(order)
+        price, others = self._known_price(order), self._wanted(order, instead_of)
+        order = replace(order, order_id=0, quantity=order.left)  # as if what is left of it were a new order
         opens = order.quantity if order.is_buy else ZERO
         if self.terms.initial_margin is not None:
-            opens = self.opening(order, order.quantity, self._wanted(order, instead_of))
+            opens = self.opening(order, order.quantity, others)
         if price is None or not opens:
             return None
         whole = opens * price + self.fees(order, order.quantity, price, self.last)

@@ -451,8 +451,9 @@ _KEYS = {
     "paper_position": 'symbol collate "C"',
     "trade_fee": 'trade_id, component collate "C"',
 }
+_RESERVES = "case when status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED') then reserve_price end as reserves"
 _ROWS = {
-    table: f"select {', '.join(columns)} from {table} where user_id = %s and run_id = %s order by "
+    table: f"select {', '.join(columns).replace('reserves', _RESERVES)} from {table} where user_id = %s and run_id = %s order by "
     + _KEYS.get(table, columns[0])
     for table, columns in COLUMNS.items()
 }
