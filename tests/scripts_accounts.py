@@ -40,7 +40,7 @@ def _first_day(script: Script) -> date:
     return min((at.date() for bars in script.bars.values() for at in bars), default=date(2020, 3, 5))
 
 
-def _rows(number: int, amounts: int, day: date, price: Decimal) -> list[FeeRow]:
+def _rows(number: int, amounts: int, day: date, price: Decimal, place: int) -> list[FeeRow]:
     """A component of one side or of both. Drawn as two numbers: draws are what a script costs."""
 
     def pick(options: list[Decimal | None]) -> Decimal | None:
@@ -60,6 +60,10 @@ def _rows(number: int, amounts: int, day: date, price: Decimal) -> list[FeeRow]:
     number, rate_index = divmod(number, len(_RATES))
     rate, per_unit, flat = _RATES[rate_index], amount(_PER_UNIT), amount(_FLAT)
     least, most, share, unit = amount(_MINIMUM), amount(_MAXIMUM), pick(_MAXIMUM_BPS), pick(_ROUND_TO)
+    if place == 0 and least is None:  # so that most schedules have both bounds
+        least = (price / 3).quantize(D("0.0001"))
+    if place == 1 and most is None:
+        most = (price / 20).quantize(D("0.0001"))
     if least is not None and most is not None:
         least, most = min(least, most), max(least, most)
     if name in _PERCENTAGES:
@@ -87,7 +91,8 @@ def with_fees(draw: st.DrawFn, base: st.SearchStrategy[Script]) -> Script:
     name = script.terms["fee_schedule"] = draw(st.sampled_from([*["OWN"] * 9, *SHIPPED]))
     if name == "OWN":
         day, price = _first_day(script), _price_of(script)
-        rows = [row for n in draw(st.lists(_ROWS, min_size=2, max_size=9)) for row in _rows(*n, day, price)]
+        drawn = draw(st.lists(_ROWS, min_size=3, max_size=9))
+        rows = [row for place, numbers in enumerate(drawn) for row in _rows(*numbers, day, price, place)]
         script.fees = list({(r.component, r.side, r.product, r.effective_from): r for r in rows}.values())
     if "participation" in script.terms:
         script.terms["participation"] = draw(st.sampled_from([None, D("0.5"), D("0.33333333"), D("0.1"), D("0.1")]))
