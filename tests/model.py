@@ -483,7 +483,7 @@ class Model(Orders, Fees, Margin):
     def _savepoint(self) -> Callable[[], None]:
         """A call of what is returned takes back what has been traded since."""
         cash, positions, met = self.cash, deepcopy(self.positions), self.met.copy()
-        lists = (self.orders, self.trades, self.entries, self.fee_rows)
+        lists: list[list[Any]] = [self.orders, self.trades, self.entries, self.fee_rows]
         lengths = [len(rows) for rows in lists]
 
         def undo() -> None:

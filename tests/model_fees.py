@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import ROUND_HALF_UP, Decimal
@@ -52,7 +52,7 @@ class Bill:
 
     quantity: Decimal = ZERO
     value: Decimal = ZERO
-    charged: Counter[str] = field(default_factory=Counter)
+    charged: defaultdict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
 
 
 class Fees:
@@ -80,7 +80,8 @@ class Fees:
         self, symbol: str, side: str, day: date, quantity: Decimal, value: Decimal
     ) -> list[tuple[FeeRow, Decimal, str]]:
         """What an order that has traded so much costs in all, by component."""
-        rows, base, found = self._rows_in_force(symbol, side, day), Counter[str](), []
+        rows, found = self._rows_in_force(symbol, side, day), []
+        base: defaultdict[str, Decimal] = defaultdict(Decimal)
         for row in sorted(rows, key=lambda r: r.of_components is not None):  # percentages of the others come last
             of = value if row.of_components is None else sum((base[name] for name in row.of_components), ZERO)
             amount, bound = row.charge(quantity, value, of)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from datetime import date, timedelta
+from datetime import date
 from decimal import Decimal
 from itertools import count
 from math import prod
@@ -29,18 +29,20 @@ _MAXIMUM = [None, None, None, D(0), D("0.05"), D("0.3"), D(3)]
 _MAXIMUM_BPS = [None, None, None, D(100), D(1000), D(10)]
 _ROUND_TO = [None, None, None, D(1), D("0.05"), D("0.03")]
 _SIDES = [("BUY", "SELL"), ("BUY", "SELL"), ("BUY",), ("SELL",)]
-_DAYS = [-400, -400, -1, 0, 1, 3, 8, 40]
+_DAYS = 8  # from which a row may be in force
 
 
 def _price_of(script: Script) -> Decimal:
     return next((bar.close for bars in script.bars.values() for bar in bars.values()), D(1))
 
 
-def _first_day(script: Script) -> date:
-    return min((at.date() for bars in script.bars.values() for at in bars), default=date(2020, 3, 5))
+def _days(script: Script) -> list[date]:
+    """From long ago on, or from a day of the script's on."""
+    days = sorted({at.date() for bars in script.bars.values() for at in bars})
+    return ([date(1900, 1, 1), date(1900, 1, 1), date(1950, 1, 1), *days[1::2], *days[::2]] * _DAYS)[:_DAYS]
 
 
-def _rows(number: int, amounts: int, day: date, price: Decimal, place: int) -> list[FeeRow]:
+def _rows(number: int, amounts: int, days: list[date], price: Decimal, place: int) -> list[FeeRow]:
     """A component of one side or of both. Drawn as two numbers: draws are what a script costs."""
 
     def pick(options: list[Decimal | None]) -> Decimal | None:
@@ -55,7 +57,7 @@ def _rows(number: int, amounts: int, day: date, price: Decimal, place: int) -> l
     number, component = divmod(number, 5)
     number, sides = divmod(number, len(_SIDES))
     number, product = divmod(number, 4)
-    number, since = divmod(number, len(_DAYS))
+    number, since = divmod(number, _DAYS)
     name = ["a", "B", "c", *_PERCENTAGES][component]
     number, rate_index = divmod(number, len(_RATES))
     rate, per_unit, flat = _RATES[rate_index], amount(_PER_UNIT), amount(_FLAT)
@@ -68,18 +70,15 @@ def _rows(number: int, amounts: int, day: date, price: Decimal, place: int) -> l
         least, most = min(least, most), max(least, most)
     if name in _PERCENTAGES:
         rate += 1800
-    return [
-        FeeRow(
-            *("OWN", name, side, day + timedelta(_DAYS[since]), "ETF" if product == 3 else "*"),
-            *(rate, per_unit or D(0), flat or D(0), least, most, share, _PERCENTAGES.get(name), unit),
-        )
-        for side in _SIDES[sides]
-    ]
+    row = FeeRow("OWN", name, "BUY", days[since], "ETF" if product == 3 else "*", rate)
+    row = replace(row, per_unit_amount=per_unit or D(0), flat_amount=flat or D(0), minimum_amount=least, round_to=unit)
+    row = replace(row, maximum_amount=most, maximum_bps=share, of_components=_PERCENTAGES.get(name))
+    return [replace(row, side=side) for side in _SIDES[sides]]
 
 
 # Hypothesis prefers small numbers where there are more than 2 ** 24.
 _ROWS = st.tuples(
-    st.integers(0, 5 * len(_SIDES) * 4 * len(_DAYS) * len(_RATES) - 1),
+    st.integers(0, 5 * len(_SIDES) * 4 * _DAYS * len(_RATES) - 1),
     st.integers(0, prod(map(len, (_PER_UNIT, _FLAT, _MINIMUM, _MAXIMUM, _MAXIMUM_BPS, _ROUND_TO))) - 1),
 )
 
@@ -90,9 +89,9 @@ def with_fees(draw: st.DrawFn, base: st.SearchStrategy[Script]) -> Script:
     script = draw(base)
     name = script.terms["fee_schedule"] = draw(st.sampled_from([*["OWN"] * 9, *SHIPPED]))
     if name == "OWN":
-        day, price = _first_day(script), _price_of(script)
+        days, price = _days(script), _price_of(script)
         drawn = draw(st.lists(_ROWS, min_size=3, max_size=9))
-        rows = [row for place, numbers in enumerate(drawn) for row in _rows(*numbers, day, price, place)]
+        rows = [row for place, numbers in enumerate(drawn) for row in _rows(*numbers, days, price, place)]
         script.fees = list({(r.component, r.side, r.product, r.effective_from): r for r in rows}.values())
     if "participation" in script.terms:
         script.terms["participation"] = draw(st.sampled_from([None, D("0.5"), D("0.33333333"), D("0.1"), D("0.1")]))
