@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.model import Market
 from tests.model_fees import FeeRow
-from tests.scripts import Bench, Call, D, Script, _terms, scripts
+from tests.scripts import INSTRUMENTS, Bench, Call, D, Script, _terms, scripts
 
 SHIPPED = ["ZERO", "IN_INTRADAY", "US_PER_SHARE", "IN_DELIVERY"]
 _COLUMNS = [f.name for f in fields(FeeRow)]
@@ -98,6 +98,18 @@ def with_fees(draw: st.DrawFn, base: st.SearchStrategy[Script]) -> Script:
     return script
 
 
+def _cover(opening: Call, script: Script) -> Call:
+    """A pair of orders that take back what an opening order does, far from the price."""
+    symbol, quantity = opening.arguments["symbol"], opening.arguments["quantity"]
+    unit = next((bar.low for bar in script.bars[symbol].values()), D(1))
+    prices = (unit * 4, unit / 5) if opening.arguments["side"] == "BUY" else (unit / 5, unit * 4)
+    tick = INSTRUMENTS[symbol][1] or D("1e-8")
+    limit, stop = (max(tick, price // tick * tick) for price in prices)
+    side = "SELL" if opening.arguments["side"] == "BUY" else "BUY"
+    terms = {"symbol": symbol, "side": side, "quantity": quantity}
+    return Call("place_oco", terms | {"limit_price": limit, "stop_price": stop})
+
+
 @st.composite
 def on_margin(draw: st.DrawFn, base: st.SearchStrategy[Script]) -> Script:
     """The script in a margin account, with something short from the start."""
@@ -114,8 +126,14 @@ def on_margin(draw: st.DrawFn, base: st.SearchStrategy[Script]) -> Script:
         side, quantity = draw(st.sampled_from([("SELL", 50), ("SELL", 20), ("SELL", 5), ("BUY", 100), ("BUY", 50)]))
         opening.append(Call("place_order", {"symbol": symbol, "side": side, "quantity": D(quantity)}))
         worth += next((bar.open * quantity for bar in bars.values()), D(0))
-    script.cash = worth * initial * draw(st.sampled_from([D("1.02"), D("1.2"), D("1.2"), D(2), D(5)]))
-    script.calls = opening + [call for call in script.calls if call.arguments.get("quantity") != 100]
+    script.cash = worth * initial * draw(st.sampled_from([D("1.2"), D(1), D(1), D("1.02"), D(2), D(5)]))
+    calls = [call for call in script.calls if call.arguments.get("quantity") != 100]
+    if opening and draw(st.booleans()):
+        # what would open before the first has filled, and only reduces when it is replaced
+        calls[:0] = [_cover(opening[0], script)]
+        first = next((n for n, call in enumerate(calls, 1) if call.verb == "tick"), len(calls))
+        calls[first:first] = [Call("replace_order", {"order_id": len(opening) + draw(st.integers(1, 2))})]
+    script.calls = opening + calls
     return script
 
 
