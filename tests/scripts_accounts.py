@@ -118,8 +118,8 @@ def on_margin(draw: st.DrawFn, base: st.SearchStrategy[Script]) -> Script:
     script.terms |= {
         "initial_margin": initial,
         "maintenance_margin": min(initial, draw(st.sampled_from([D("0.25"), D("0.25"), D("0.4"), D("1"), D("0.01")]))),
-        "borrow_rate": draw(st.sampled_from([D(0), D("0.03"), D("0.5"), D(3), D("0.33333333")])),
-        "margin_rate": draw(st.sampled_from([D(0), D("0.08"), D("0.5"), D(3), D("0.33333333")])),
+        "borrow_rate": draw(st.sampled_from([D("0.5"), D(0), D("0.03"), D(3), D(40), D("0.33333333")])),
+        "margin_rate": draw(st.sampled_from([D("0.5"), D(0), D("0.08"), D(3), D(40), D("0.33333333")])),
     }
     opening, worth = [], D(0)
     for symbol, bars in script.bars.items():
@@ -128,6 +128,9 @@ def on_margin(draw: st.DrawFn, base: st.SearchStrategy[Script]) -> Script:
         worth += next((bar.open * quantity for bar in bars.values()), D(0))
     script.cash = worth * initial * draw(st.sampled_from([D("1.2"), D(1), D(1), D("1.02"), D(2), D(5)]))
     calls = [call for call in script.calls if call.arguments.get("quantity") != 100]
+    for call in calls:
+        if call.verb == "set_risk_limit" and call.arguments["max_position"] == 110:
+            call.arguments["max_position"] = D(55)  # within the reach of shorts
     if opening and draw(st.booleans()):
         # what would open before the first has filled, and only reduces when it is replaced
         calls[:0] = [_cover(opening[0], script)]
