@@ -31,12 +31,12 @@ return round(coalesce(div(2 * p_amount + p_unit, 2 * p_unit) * p_unit, p_amount)
 
 -- What one row charges on p_base: the traded value, or the components it is a percentage of. The maximum is stronger
 -- than the minimum, and a share of the value is the strongest: a minimum of 1.00 on a trade of 10.00 that may cost 1 %
--- is 0.10.
+-- is 0.10. Basis points are multiplied out: a quotient is rounded, and would then be rounded again.
 create function engine.fee_amount(p_row fee_schedule, p_quantity numeric, p_base numeric, p_value numeric, p_scale int) returns numeric
 language sql immutable
 return engine.round_to(
-  least(greatest(p_base * (p_row).rate_bps / 10000 + p_quantity * (p_row).per_unit_amount + (p_row).flat_amount, (p_row).minimum_amount),
-        (p_row).maximum_amount, p_value * (p_row).maximum_bps / 10000),
+  least(greatest(p_base * (p_row).rate_bps * 0.0001 + p_quantity * (p_row).per_unit_amount + (p_row).flat_amount, (p_row).minimum_amount),
+        (p_row).maximum_amount, p_value * (p_row).maximum_bps * 0.0001),
   (p_row).round_to, p_scale);
 
 -- Percentages come last, of the others as they are charged. Nothing traded, nothing charged.

@@ -102,7 +102,8 @@ begin
   end if;
   c := engine.with_limits(c);
   return engine.reject_reason(c, o.symbol, o.side, p_quantity, p_price, c.reserved - p_released_cash,
-                              engine.open_quantity(c, o.symbol, o.side) - p_released_units, c.last_logical_time, p_fees);
+                              engine.open_quantity(c, o.symbol, o.side) - p_released_units, c.last_logical_time, p_fees,
+                              o.parent_order_id is not null);
 end $$;
 
 -- The price at which an order is valued until it fills; null when none is known.
@@ -136,7 +137,7 @@ begin
   o.source := 'CLIENT';
   o.reserve_price := case when o.side = 'BUY' then v_price end;
   if (c.terms).fee_schedule is not null and o.quantity > 0 then
-    -- per unit, and upwards, so that what is held back for the order covers its fees
+    -- per unit, and upwards, so that what is held back for the order covers its fees; before the first tick no row is in force
     v_fees := engine.fee_sum(engine.fill_fees(c, null, o.symbol, o.side, c.last_logical_time, o.quantity, v_price));
     o.reserve_price := case when o.side = 'BUY' then ceil((v_price + v_fees / o.quantity) * 1e8) / 1e8 end;
   end if;

@@ -95,6 +95,20 @@ begin
   return o;
 end $$;
 
+-- At which price the other order of a pair would hold back if it were accepted now, like the one that takes its partner's
+-- place: what is stored is the dearer of the two, and the dearer may be the one that goes.
+create function engine.partner_price(c engine.context, p_old paper_order, p_left numeric, p_released_cash numeric) returns numeric
+language plpgsql stable as $$
+declare
+  o paper_order;
+begin
+  select * into o from paper_order x
+   where x.user_id = c.user_id and x.run_id = c.run_id and x.oco_id = p_old.oco_id and x.order_id <> p_old.order_id
+     and x.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED');
+  o.good_till := null;   -- it stands already
+  return (engine.judged(c, o, p_left, p_released_cash, p_left)).reserve_price;
+end $$;
+
 -- A new order with other terms in place of an open one, which is canceled in the same moment; p_quantity null: what is
 -- left of it. If the new one cannot be accepted it is stored REJECTED, and the old one stays.
 -- writes: paper_order
@@ -134,15 +148,15 @@ begin
   o := engine.judged(c, o, v_quantity, engine.reservation(v_left, v_old.reserve_price, c.scale), v_left);
   o.reserve_price := case when o.parent_order_id is null then o.reserve_price end;
   if o.status = 'PENDING' then
+    if o.oco_id is not null and o.parent_order_id is null then
+      -- the pair still holds back once, for the dearer of the two
+      o.reserve_price := greatest(o.reserve_price, engine.partner_price(c, v_old, v_left, engine.reservation(v_left, v_old.reserve_price, c.scale)));
+      update paper_order x set reserve_price = o.reserve_price
+       where x.user_id = p_user_id and x.run_id = p_run_id and x.oco_id = o.oco_id
+         and x.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED');
+    end if;
     update paper_order x set status = 'CANCELED', closed_time = c.last_logical_time, seen_time = null
      where x.user_id = p_user_id and x.run_id = p_run_id and x.order_id = p_order_id;
-    if o.reserve_price is not null and o.oco_id is not null then
-      -- the pair still holds back cash once, for the dearer of the two
-      update paper_order x set reserve_price = greatest(o.reserve_price, x.limit_price, case when x.order_type = 'STOP' then x.stop_price end)
-       where x.user_id = p_user_id and x.run_id = p_run_id and x.oco_id = o.oco_id
-         and x.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
-      returning x.reserve_price into o.reserve_price;
-    end if;
   end if;
   insert into paper_order select (o).*;
   return o;

@@ -107,22 +107,9 @@ begin
   return c;
 end $$;
 
--- The orders of an executed slot; its event stands with the first.
-create function engine.buy_legs(c engine.context, p_time timestamptz, p_legs engine.leg[], e engine.entry) returns engine.context
-language plpgsql stable as $$
-declare
-  g engine.leg;
-begin
-  foreach g in array p_legs loop
-    c := engine.order_at_close(c, p_time, g.symbol, 'BUY', g.quantity, g.price, 'SIP', null, e);
-    e.event_type := null;
-  end loop;
-  c.made := c.made + 1;
-  return c;
-end $$;
-
 -- End one due slot of the plan c.sip: an event, and filled orders when it executes. All its legs are bought or none:
--- the first that may not be ends the slot. A leg whose money buys no unit is left out.
+-- the first that may not be ends the slot and takes back those before it, which it is asked after: on margin they may have
+-- opened a position, or covered one. A leg whose money buys no unit is left out.
 create function engine.end_sip_slot(c engine.context, p_slot int, p_is_current boolean, p_time timestamptz, p_legs engine.leg[])
 returns engine.context
 language plpgsql stable as $$
@@ -131,9 +118,10 @@ declare
   v_nominal date := engine.slot_date(c.calendar, v_plan.start_date, v_plan.frequency, p_slot, v_plan.next_slot - 1, v_plan.last_date);
   v_amount numeric := engine.sip_amount(v_plan, p_slot, c.scale);
   v_money numeric := v_amount + v_plan.residual;
-  v_spent numeric := 0.0;
+  v_cash numeric := c.cash;
   v_fees numeric;
-  v_bought engine.leg[] := array[]::engine.leg[];
+  v_before engine.context;
+  v_bought int := 0;
   v_reason text;
   g engine.leg;
   e engine.entry;
@@ -147,6 +135,7 @@ begin
   if e.event_type is null then
     if v_plan.symbol is null then   -- one leg has all the money
       p_legs := engine.split_money(v_plan, p_legs, v_money, c.symbols, c.quantities, c.scale);
+      v_before := c;
     end if;
     foreach g in array p_legs loop
       g.quantity := engine.units_within(coalesce(g.money, v_money), g.price, engine.buying_step(g.symbol, v_plan.whole_units),
@@ -154,27 +143,27 @@ begin
       continue when g.quantity = 0;
       v_fees := case when (c.terms).fee_schedule is null then 0 else engine.fee_sum(engine.fill_fees(c, null, g.symbol, 'BUY', p_time, g.quantity, g.price)) end;
       v_reason := case when g.quantity >= 1e12 then 'QUANTITY_TOO_LARGE'
-        else engine.reject_reason(c, g.symbol, 'BUY', g.quantity, g.price, c.reserved + v_spent, 0, p_time, v_fees) end;
+        else engine.reject_reason(c, g.symbol, 'BUY', g.quantity, g.price, c.reserved, 0, p_time, v_fees) end;
       exit when v_reason is not null;
-      v_spent := v_spent + engine.value(g.quantity, g.price, c.scale) + v_fees;
-      v_bought := v_bought || g;
+      c := engine.order_at_close(c, p_time, g.symbol, 'BUY', g.quantity, g.price, 'SIP', null);
+      v_bought := v_bought + 1;
     end loop;
-    e.event_type := engine.sip_outcome(v_reason, cardinality(v_bought));
+    if v_reason is not null and v_bought > 0 then
+      c := v_before;
+    end if;
+    e.event_type := engine.sip_outcome(v_reason, v_bought);
     if v_plan.whole_units and v_reason is null then
-      c.sip.residual := v_money - v_spent;
+      c.sip.residual := v_money - (v_cash - c.cash);
     end if;
   end if;
 
   e.payload := jsonb_strip_nulls(jsonb_build_object('date', v_nominal, 'amount', trim_scale(v_amount), 'reason', v_reason,
-    'order_id', case when e.event_type = 'SIP_EXECUTED' and v_plan.symbol is not null then engine.next_order_id(c) end));
+    'order_id', case when e.event_type = 'SIP_EXECUTED' and v_plan.symbol is not null then c.last_order_id end));
   if v_plan.symbol is null then
-    e.payload := e.payload || engine.legs_payload(e.event_type, v_reason, g.symbol, engine.next_order_id(c), cardinality(v_bought));
+    e.payload := e.payload || engine.legs_payload(e.event_type, v_reason, g.symbol, engine.next_order_id(c) - v_bought, v_bought);
   end if;
-  if e.event_type <> 'SIP_EXECUTED' then
-    c := engine.note(c, e);
-  else
-    c := engine.buy_legs(c, p_time, v_bought, e);
-  end if;
+  c := engine.note(c, e);
+  c.made := c.made + (e.event_type = 'SIP_EXECUTED')::int;
   if v_plan.auto_pause_after is null then
     return c;
   end if;

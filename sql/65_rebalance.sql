@@ -35,8 +35,9 @@ begin
      where t.delta <> 0 and sign(t.delta) = -sign(t.drift) and (t.allowed is null or abs(t.drift) > t.allowed);
 end $$;
 
--- Sell down and cover what is short, then buy up. A buy is cut to the cash that is left: rounding each trade to the minor unit must not reject a
--- whole leg for a cent. What is then worth less than min_order_value is left out.
+-- Sell down and cover what is short, then buy up. A buy is cut to the cash that is left, fees included: rounding each trade
+-- to the minor unit must not reject a whole leg for a cent. Where none is left it is asked for whole: a cash account rejects
+-- it, a margin account may borrow. What is then worth less than min_order_value is left out.
 create function engine.trade_to_targets(c engine.context, p_plan rebalance_plan, p_time timestamptz, p_equity numeric) returns engine.context
 language plpgsql stable as $$
 declare

@@ -94,8 +94,8 @@ begin
     c := engine.with_limits(c);
     c.sip := s;
     c := engine.end_sip_slot(c, slot, v_end <= slot + 1, v_time, v_legs);
-    event_type := (c.journal[1]).event_type;
-    payload := (c.journal[1]).payload;
+    select u.event_type, u.payload into event_type, payload   -- what a pause says of itself comes after it
+      from unnest(c.journal) with ordinality u where u.event_type is not null order by u.ordinality limit 1;
     amount := (payload ->> 'amount')::numeric;
     price := case when s.symbol is not null then (v_legs[1]).price end;
   end if;

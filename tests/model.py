@@ -9,6 +9,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from calendar import monthrange
 from collections import Counter
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, localcontext
@@ -17,6 +19,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from tests.model_actions import Action, Actions
+from tests.model_fees import Bill, FeeRow, Fees
+from tests.model_margin import Margin
 from tests.model_orders import ZERO, Bar, Order, Orders, Terms, money
 
 DAY = timedelta(days=1)
@@ -29,11 +33,6 @@ class Refused(Exception):
     def __init__(self, *codes: str) -> None:
         super().__init__(" or ".join(codes))
         self.codes = codes
-
-
-def affordable(budget: Decimal, price: Decimal, step: Decimal) -> Decimal:
-    """The largest multiple of step that budget buys at price; exact, where a quotient would be rounded."""
-    return max(ZERO, budget // (price * step) * step)
 
 
 def whole(step: Decimal) -> Decimal:
@@ -119,6 +118,8 @@ class Market:
     calendar: Calendar = field(default_factory=Calendar)
     actions: list[Action] = field(default_factory=list)
     adjusted: bool = False
+    products: dict[str, str] = field(default_factory=dict)  # of symbols that are no EQUITY
+    fees: list[FeeRow] = field(default_factory=list)  # of the run's schedule
 
     def __post_init__(self) -> None:
         self.clock = sorted({at for bars in self.bars.values() for at in bars})
@@ -226,7 +227,7 @@ class Rebalance(Plan):
 FAR = date(9999, 1, 1)
 
 
-class Model(Orders, Actions):
+class Model(Orders, Fees, Margin, Actions):
     """One run. Its verbs are those of the database; its tables are lists of rows without the run's key."""
 
     new_position = Position
@@ -251,6 +252,9 @@ class Model(Orders, Actions):
         self.equity: dict[datetime, tuple[Any, ...]] = {}
         self.events: list[tuple[Any, ...]] = []
         self.dues, self.seen = [], Counter()
+        self.bills: dict[int, Bill] = {}
+        self.fee_rows: list[tuple[Any, ...]] = []
+        self.met: Counter[str] = Counter()
 
     def call(self, verb: str, **arguments: Any) -> None:
         """Call a verb by name, with enough digits for every product of a quantity and a price to be exact."""
@@ -380,6 +384,7 @@ class Model(Orders, Actions):
         if not self.calendar.knows(at):
             raise Refused("TE203")
         since, self.first = self.last, self.first or at
+        self._charge_days(at)
         for bar_time in self.market.clock:
             if bar_time == at or (since and since < bar_time < at):
                 if since:
@@ -391,6 +396,8 @@ class Model(Orders, Actions):
                 self._run_sip(number, sip, at)
             for number, plan in enumerate(self.rebalances, 1):
                 self._run_rebalance(number, plan, at)
+            if self.terms.maintenance_margin is not None:
+                self._call_margin(at)
         value, cost = self._market_value(at), sum((p.cost_basis for p in self.positions.values()), ZERO)
         realized = sum((p.realized_pnl for p in self.positions.values()), ZERO)
         self.mtm[at] = (at, value, cost, value - cost, realized)
@@ -399,6 +406,11 @@ class Model(Orders, Actions):
     def _market_value(self, at: datetime) -> Decimal:
         held = [(s, p.quantity) for s, p in self.positions.items() if p.quantity]
         return sum((money(quantity * self._price(symbol, at)) for symbol, quantity in held), ZERO)
+
+    def tradable(self, symbol: str, at: datetime) -> Decimal | None:
+        """The last close, unless it is too old to be traded on."""
+        oldest, seen = self.terms.max_price_age, self.market.closed_at(symbol, at)
+        return None if seen and oldest is not None and seen < at - oldest else self.market.close(symbol, at)
 
     def _step(self, symbol: str) -> Decimal:
         return self.market.instruments[symbol][0]
@@ -419,7 +431,7 @@ class Model(Orders, Actions):
         if sip.rebalance_plan is not None:
             weights = self.rebalances[sip.rebalance_plan - 1].weights
             shares = {symbol: weight for symbol, weight in weights.items() if weight}
-        if any(self.market.close(symbol, at) is None for symbol in shares):
+        if any(self.tradable(symbol, at) is None for symbol in shares):
             return
         for slot, nominal, from_day in due:
             sip.next_slot = slot + 1
@@ -459,34 +471,44 @@ class Model(Orders, Actions):
         return split
 
     def _buy_slot(self, sip: Sip, slot: int, shares: dict[str, Decimal], at: datetime) -> tuple[str, dict[str, Any]]:
-        budget, spent, orders = sip.amount_of(slot), ZERO, []
+        budget, orders, before, undo = sip.amount_of(slot), [], self.cash, self._savepoint()
         if sip.whole_units:
             budget += sip.residual
         for symbol, part in self._split(sip, budget, shares, at):
             price, step = self._price(symbol, at), self._step(symbol)
-            quantity = affordable(part, price, whole(step) if sip.whole_units else step)
+            quantity = self.affordable(part, price, whole(step) if sip.whole_units else step, symbol, at)
             if not quantity:
                 continue
-            orders.append((self._new_order(symbol, "BUY", quantity, "DAY", "SIP"), price))
-            orders[-1][0].reserve_price = price  # holds its money back from the others, until all may be bought
-            if reason := self._objection(orders[-1][0], price):
-                del self.orders[-len(orders) :]
+            order = self._new_order(symbol, "BUY", quantity, "DAY", "SIP")
+            if reason := self._objection(order, price, at=at):  # now that the legs before it are bought
+                undo()
                 which = {"reason": reason} if sip.symbol else {"reason": reason, "symbol": symbol}
                 return ("SIP_SKIPPED_FUNDS" if reason == "CASH_INSUFFICIENT" else "SIP_MISSED"), which
-            spent += money(quantity * price)
+            self._book(order, price, at, quantity)
+            orders.append(order.order_id)
         if sip.whole_units:
-            sip.residual = budget - spent
-        for order, price in orders:
-            self._fill(order, price, at)
-            order.reserve_price = None
-        ids = [order.order_id for order, _ in orders]
-        if not ids:
+            sip.residual = budget - (before - self.cash)
+        if not orders:
             return "SIP_SKIPPED_BELOW_UNIT", {}
-        return "SIP_EXECUTED", {"order_id": ids[0]} if sip.symbol else {"orders": ids}
+        return "SIP_EXECUTED", {"order_id": orders[0]} if sip.symbol else {"orders": orders}
+
+    def _savepoint(self) -> Callable[[], None]:
+        """A call of what is returned takes back what has been traded since."""
+        cash, positions, met = self.cash, deepcopy(self.positions), self.met.copy()
+        lists: list[list[Any]] = [self.orders, self.trades, self.entries, self.fee_rows]
+        lengths = [len(rows) for rows in lists]
+
+        def undo() -> None:
+            self.cash, self.positions, self.met = cash, positions, met
+            for rows, length in zip(lists, lengths, strict=True):
+                del rows[length:]
+            self.bills = {number: bill for number, bill in self.bills.items() if number <= len(self.orders)}
+
+        return undo
 
     def _run_rebalance(self, number: int, plan: Rebalance, at: datetime) -> None:
         due = plan.due(self.calendar.day_of(at), self.calendar)
-        prices = {s: self.market.close(s, at) for s in {*plan.weights, *self.positions}}
+        prices = {s: self.tradable(s, at) for s in {*plan.weights, *self.positions}}
         if not due or all(prices[symbol] is None for symbol in plan.weights):
             return
         equity = self.cash + self._market_value(at)
@@ -494,6 +516,7 @@ class Model(Orders, Actions):
             self._end_slot(at, "REBALANCE_MISSED", number, slot)
         self._end_slot(at, "REBALANCED", number, due[-1][0], equity=equity)
         plan.next_slot = due[-1][0] + 1
+        equity = max(equity, ZERO)
         wants = []
         for symbol in sorted(prices, key=lambda s: s.encode()):
             price, held, goal = prices[symbol], self.held(symbol), plan.weights.get(symbol, ZERO) * equity
@@ -505,13 +528,14 @@ class Model(Orders, Actions):
                 continue
             if plan.to_band_edge and allowed is not None:
                 goal += allowed if over > 0 else -allowed
-            change = affordable(goal, price, step) - held
+            change = goal // (price * step) * step - held
             if change * over < 0:  # else it would lead away from the target
                 wants.append((symbol, price, step, change))
-        for symbol, price, step, change in [w for w in wants if w[3] < 0] + [w for w in wants if w[3] > 0]:
+        wants.sort(key=lambda want: want[3] > 0 and self.held(want[0]) >= 0)  # what sells or covers comes first
+        for symbol, price, step, change in wants:
             side, quantity = ("SELL", -change) if change < 0 else ("BUY", change)
-            if side == "BUY":
-                quantity = min(quantity, affordable(self._free_cash(), price, step)) or quantity
+            if side == "BUY" and self.held(symbol) >= 0:
+                quantity = min(quantity, self.affordable(self._free_cash(), price, step, symbol, at)) or quantity
             if plan.min_order_value is None or money(quantity * price) >= plan.min_order_value:
                 self._fill(self._new_order(symbol, side, quantity, "DAY", "REBALANCE"), price, at)
 
@@ -522,6 +546,7 @@ class Model(Orders, Actions):
         return {
             "paper_order": [tuple(getattr(o, c) for c in COLUMNS["paper_order"]) for o in self.orders],
             "paper_trade": self.trades,
+            "trade_fee": self.fee_rows,
             "paper_position": [
                 (s, p.quantity, p.cost_basis, p.realized_pnl)
                 for s, p in sorted(self.positions.items(), key=lambda item: item[0].encode())
@@ -564,8 +589,10 @@ COLUMNS = {
         "take_profit_price",
         "stop_loss_price",
         "stop_loss_limit_price",
+        "reserves",
     ],
     "paper_trade": ["trade_id", "order_id", "logical_time", "symbol", "side", "quantity", "price", "fees"],
+    "trade_fee": ["trade_id", "component", "amount", "fee_schedule", "product", "side", "effective_from"],
     "paper_position": ["symbol", "quantity", "cost_basis", "realized_pnl"],
     "cash_ledger": ["entry_id", "logical_time", "amount", "cause", "trade_id"],
     "mtm_ledger": ["logical_time", "market_value", "cost_basis", "unrealized_pnl", "realized_pnl"],

@@ -125,7 +125,7 @@ class Actions:
                 self._apply_split(action, at, closes)
         for due in sorted(self.dues, key=lambda d: (d.symbol.encode(), d.ex_date)):
             if due.paid_time is None and self.calendar.midnight(due.pay_date) < at:
-                self._pay(due, at)
+                self._pay_due(due, at)
 
     def _first_bar(self, action: Action) -> datetime | None:
         """A bar that closes at midnight is the last of the day before."""
@@ -225,7 +225,7 @@ class Actions:
             self.events.append((at, "DIVIDEND", action.key, payload))
             self.seen["a dividend"] += 1
 
-    def _pay(self, due: Due, at: datetime) -> None:
+    def _pay_due(self, due: Due, at: datetime) -> None:
         due.paid_time = at
         self.seen["a dividend of nothing"] += not due.amount
         self.seen["a dividend to one who has sold"] += self.held(due.symbol) < due.quantity

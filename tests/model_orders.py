@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -46,6 +47,11 @@ class Terms:
     penetration_ticks: int = 0
     max_price_age: timedelta | None = None
     reinvest_dividends: bool = False
+    fee_schedule: str | None = None
+    initial_margin: Decimal | None = None
+    maintenance_margin: Decimal | None = None
+    borrow_rate: Decimal = ZERO
+    margin_rate: Decimal = ZERO
 
 
 @dataclass
@@ -82,6 +88,11 @@ class Order:
     @property
     def is_open(self) -> bool:
         return self.status in OPEN
+
+    @property
+    def reserves(self) -> Decimal | None:
+        """The price at which it holds something back, while it is open."""
+        return self.reserve_price if self.is_open else None
 
     @property
     def is_buy(self) -> bool:
@@ -135,6 +146,12 @@ class Orders:
     require: Callable[..., None]
     require_running: Callable[[], None]
     new_position: Callable[[], Position]
+    met: Counter[str]
+    fees: Callable[..., Decimal]
+    opening: Callable[..., Decimal]
+    move: Callable[..., None]
+    _charge: Callable[..., Decimal]
+    _margin_objection: Callable[..., str | None]
 
     # -- the client's verbs
 
@@ -270,8 +287,12 @@ class Orders:
         for order in orders:
             if reason:
                 order.end("REJECTED", self.last, reason)
-            elif order.is_buy and order.parent_order_id is None:
-                order.reserve_price = self._known_price(order)
+            elif order.parent_order_id is None:
+                # a pair holds back once, for the dearer of the two
+                pair = {o.order_id: o for o in [order, *self._pair(order)] if o is not old}.values()
+                prices = [self._reserve_price(o, old) for o in pair]
+                for one in pair:
+                    one.reserve_price = max((price for price in prices if price is not None), default=None)
         if old and not reason:
             old.end("CANCELED", self.last)
 
@@ -304,6 +325,18 @@ class Orders:
         """What a buy is expected to cost at most, as far as one knows."""
         return order.limit_price or order.stop_price or self.market.close(order.symbol, self.last)
 
+    def _reserve_price(self, order: Order, instead_of: Order | None) -> Decimal | None:
+        """What a unit of it holds back: of cash its price and its fees; on margin, of exposure, what opens of it."""
+        price, others = self._known_price(order), self._wanted(order, instead_of)
+        order = replace(order, order_id=0, quantity=order.left)  # as if what is left of it were a new order
+        opens = order.quantity if order.is_buy else ZERO
+        if self.terms.initial_margin is not None:
+            opens = self.opening(order, order.quantity, others)
+        if price is None or not opens:
+            return None
+        whole = opens * price + self.fees(order, order.quantity, price, self.last)
+        return (whole / order.quantity).quantize(POINT, ROUND_CEILING)
+
     # -- what an order may not do
 
     def open_orders(self) -> Iterator[Order]:
@@ -324,12 +357,20 @@ class Orders:
                 pairs.setdefault(order.oco_id or ("single", order.order_id), []).append(order)
         yield from pairs.values()
 
-    def _free_cash(self, but: Order | None = None, instead_of: Order | None = None) -> Decimal:
+    def _wanted(self, order: Order, instead_of: Order | None) -> Decimal:
+        """Units that other open orders of its symbol and side want."""
+        others = [pair[0] for pair in self._others(order, instead_of)]
+        return sum((o.left for o in others if (o.symbol, o.side) == (order.symbol, order.side)), ZERO)
+
+    def _held_back(self, but: Order | None = None, instead_of: Order | None = None) -> Decimal:
         held_back = ZERO
         for orders in self._others(but, instead_of):
-            prices = [o.reserve_price for o in orders if o.is_buy and o.reserve_price is not None]
+            prices = [o.reserve_price for o in orders if o.reserve_price is not None]
             held_back += money(orders[0].left * max(prices)) if prices else ZERO
-        return self.cash - held_back
+        return held_back
+
+    def _free_cash(self) -> Decimal:
+        return self.cash - self._held_back()
 
     def _objection(
         self,
@@ -338,27 +379,30 @@ class Orders:
         accepting: bool = False,
         quantity: Decimal | None = None,
         instead_of: Order | None = None,
+        at: datetime | None = None,
     ) -> str | None:
         """Why the risk rules refuse the order at this price; at acceptance, what other open orders want counts too."""
         quantity = order.quantity if quantity is None else quantity
-
-        def wanted(side: str) -> Decimal:
-            others = [pair[0] for pair in self._others(order, instead_of)] if accepting else []
-            return quantity + sum(o.left for o in others if (o.symbol, o.side) == (order.symbol, side))
-
-        held = self.held(order.symbol)
+        at = self.last if accepting else at
+        before = self._wanted(order, instead_of) if accepting else ZERO
+        held, reserved = self.held(order.symbol), self._held_back(order, instead_of)
         value = None if price is None else money(quantity * price)
+        fees = self.fees(order, quantity, price, at)
         if order.symbol in self.forbidden:
             return "SYMBOL_FORBIDDEN"
         if value is not None and self.max_order_value is not None and value > self.max_order_value:
             return "ORDER_VALUE_EXCEEDED"
+        if self.terms.initial_margin is not None:
+            return self._margin_objection(order, price, quantity, before, at, reserved)
         if order.side == "BUY":
-            if self.max_position is not None and held + wanted("BUY") > self.max_position:
+            if self.max_position is not None and held + before + quantity > self.max_position:
                 return "POSITION_LIMIT_EXCEEDED"
-            if value is not None and value > self._free_cash(order, instead_of):
+            if value is not None and value + fees > self.cash - reserved:
                 return "CASH_INSUFFICIENT"
-        elif wanted("SELL") > held:
+        elif before + quantity > held:
             return "POSITION_INSUFFICIENT"
+        elif value is not None and fees > self.cash + value:
+            return "CASH_INSUFFICIENT"
         return None
 
     def held(self, symbol: str) -> Decimal:
@@ -369,25 +413,23 @@ class Orders:
     def _fill(self, order: Order, price: Decimal, at: datetime, quantity: Decimal | None = None) -> bool:
         """Fill the order, or this much of it; without effect but for the order's end when the rules refuse it."""
         quantity = order.quantity if quantity is None else quantity
-        if reason := self._objection(order, price, quantity=quantity):
+        if reason := self._objection(order, price, quantity=quantity, at=at):
             self._close(order, *(("REJECTED", at, reason) if not order.filled_quantity else ("CANCELED", at)))
             return False
-        value, position = money(quantity * price), self.positions.setdefault(order.symbol, self.new_position())
-        if order.side == "BUY":
-            self.cash -= value
-            position.quantity += quantity
-            position.cost_basis += value
-        else:
-            cost = money(position.cost_basis * quantity / position.quantity)
-            self.cash += value
-            position.quantity -= quantity
-            position.cost_basis -= cost
-            position.realized_pnl += value - cost
-        trade_id = len(self.trades) + 1
-        trade = (trade_id, order.order_id, at, order.symbol, order.side, quantity, price, ZERO)
-        self.trades.append(trade)
-        signed = -value if order.side == "BUY" else value
-        self.entries.append((len(self.entries) + 1, at, signed, "TRADE", trade_id))
+        self._book(order, price, at, quantity)
+        return True
+
+    def _book(self, order: Order, price: Decimal, at: datetime, quantity: Decimal) -> None:
+        trade_id, value = len(self.trades) + 1, money(quantity * price)
+        fees = self._charge(order, trade_id, quantity, price, at)
+        cash = (-value if order.is_buy else value) - fees
+        self.cash += cash
+        position = self.positions.setdefault(order.symbol, self.new_position())
+        self.met["a short that is covered"] += position.quantity < 0 and order.is_buy
+        self.move(position, quantity if order.is_buy else -quantity, cash)
+        self.met["a short position"] += position.quantity < 0
+        self.trades.append((trade_id, order.order_id, at, order.symbol, order.side, quantity, price, fees))
+        self.entries.append((len(self.entries) + 1, at, cash, "TRADE", trade_id))
         order.filled_quantity += quantity
         order.paid += quantity * price
         order.avg_fill_price = fine(order.paid / order.filled_quantity)
@@ -397,7 +439,6 @@ class Orders:
                 other.quantity -= quantity
         else:
             self._close(order, "FILLED", at)
-        return True
 
     def _pair(self, order: Order) -> list[Order]:
         pair = order.oco_id

@@ -24,6 +24,7 @@ from psycopg.types.json import set_json_loads
 
 from tests.model import COLUMNS, Bar, Calendar, Market, Session
 from tests.model_actions import Action
+from tests.model_fees import FeeRow
 
 D = Decimal
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE")
@@ -53,6 +54,7 @@ INSTRUMENTS: dict[str, tuple[Decimal, Decimal | None]] = {
     "Ärger": (D("0.25"), D("0.01")),
     "LOTS": (D("2.5"), None),
 }
+PRODUCTS = {"LOTS": "ETF", "Ärger": "ETF"}  # the others are EQUITY
 HOLIDAYS = {date(2020, 1, 1), date(2020, 1, 20), date(2020, 2, 17), date(2020, 3, 9), date(2020, 11, 2)}
 
 
@@ -98,6 +100,7 @@ class Script:
     terms: dict[str, Any] = field(default_factory=dict)  # further arguments of start_run
     actions: list[Action] = field(default_factory=list)  # others may come later, by load_action
     adjusted: bool = False
+    fees: list[FeeRow] = field(default_factory=list)  # a schedule of its own
 
     def __repr__(self) -> str:
         """One line a bar and a call, for reading a failure."""
@@ -106,6 +109,7 @@ class Script:
             for at, b in bars.items():
                 lines.append(f"  {symbol} {at:%Y-%m-%dT%H:%M} {b.open} {b.high} {b.low} {b.close} {b.volume}")
         lines += [f"  {action}" for action in self.actions]
+        lines += [f"  {row}" for row in self.fees]
         return "\n".join([*lines, *(f"  {call!r}" for call in self.calls)])
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
@@ -113,7 +117,9 @@ class Script:
 
     @property
     def market(self) -> Market:
-        return Market(INSTRUMENTS, self.bars, CALENDARS[self.calendar], [*self.actions], self.adjusted)
+        return Market(
+            INSTRUMENTS, self.bars, CALENDARS[self.calendar], [*self.actions], self.adjusted, products=PRODUCTS
+        )
 
 
 # -- what a script may hold; small round numbers, so that limits are met exactly and orders meet each other
@@ -449,10 +455,16 @@ def _sips(draw: st.DrawFn, symbol: str, unit: Decimal, start: date, symbols: lis
 
 # -- the database's side
 
+_KEYS = {
+    "event_ledger": 'event_type collate "C", event_key collate "C"',
+    "paper_position": 'symbol collate "C"',
+    "trade_fee": 'trade_id, component collate "C"',
+    "dividend_due": 'symbol collate "C", ex_date',
+}
+_RESERVES = "case when status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED') then reserve_price end as reserves"
 _ROWS = {
-    table: f"select {', '.join(columns)} from {table} where user_id = %s and run_id = %s order by "
-    + ('event_type collate "C", event_key collate "C"' if table == "event_ledger" else f"{columns[0]}")
-    + {"paper_position": ' collate "C"', "dividend_due": ' collate "C", ex_date'}.get(table, "")
+    table: f"select {', '.join(columns).replace('reserves', _RESERVES)} from {table} where user_id = %s and run_id = %s order by "
+    + _KEYS.get(table, columns[0])
     for table, columns in COLUMNS.items()
 }
 
@@ -504,7 +516,8 @@ class Bench:
         self.conn, self._numbers, self._has_actions = conn, count(1), False
         set_json_loads(partial(json.loads, parse_float=Decimal), conn)
         conn.cursor().executemany(
-            "insert into instrument values (%s, %s, %s)", [(s, *k) for s, k in INSTRUMENTS.items()]
+            "insert into instrument values (%s, %s, %s, %s)",
+            [(s, *k, PRODUCTS.get(s, "EQUITY")) for s, k in INSTRUMENTS.items()],
         )
         for name, calendar in CALENDARS.items():
             if calendar.sessions is not None:

@@ -180,6 +180,9 @@ COLUMNS: list[tuple[Row, Any, Any, str | None]] = [
     ({"rate_bps": 100, "round_to": "0.03"}, 1, 100, "0.99"),
     ({"rate_bps": 100, "round_to": "0.03"}, 1, "100.5", "1.02"),
     ({"rate_bps": 100, "round_to": "0.001"}, 1, "100.4", "1.00"),
+    # 333509996.664999999999 is below the half
+    ({"rate_bps": "33.333333"}, 1, "100053000000.03", "333509996.66"),
+    ({"flat_amount": "1e10", "maximum_bps": "33.333333"}, 1, "100053000000.03", "333509996.66"),
     # what is rounded is what is capped
     ({"rate_bps": 100, "maximum_amount": "1.6", "round_to": 1}, 1, 1000, "2.00"),
     # nothing traded

@@ -264,6 +264,20 @@ def test_the_exit_of_a_bracket_never_opens_a_position(tx: Conn) -> None:
     assert run.rules() == set()
 
 
+def test_nor_does_the_order_that_replaces_it(tx: Conn) -> None:
+    market = market_of(tx, {"A": [100] * 4})
+    run = Run(market, 10_000, **FULL)
+    run.tick(WEEK[0])
+    run.place("A", "SELL", 10, stop_loss=115)
+    run.tick(WEEK[1])
+    run.call("replace_order", order_id=2, stop_price=D(110))
+    run.place("A", "BUY", 10)  # covered by hand
+    run.tick(WEEK[2])
+    run.call("replace_order", order_id=3, stop_price=D(105))
+    assert run.orders() == ["FILLED", "CANCELED", "PENDING", "FILLED", "REJECTED POSITION_INSUFFICIENT"]
+    assert run.rules() == set()
+
+
 def test_the_exit_of_a_short_bracket_covers_it(tx: Conn) -> None:
     market = market_of(tx, {"A": [100, 100, 100, 80, 80]})
     run = Run(market, 10_000, **FULL)
@@ -297,6 +311,33 @@ def test_sip_and_rebalance_use_the_margin(tx: Conn) -> None:
     run.tick(WEEK[6])
     assert [(t[2], t[3], t[4]) for t in run.trades()[-2:]] == [("A", "SELL", 5), ("B", "BUY", 13)]
     assert (run.held("A"), run.held("B"), run.cash) == (5, 5, 0)
+    assert run.rules() == set()
+
+
+BASKET = {"symbol": None, "frequency": "DAILY", "start": "2024-01-03", "basket": '{"A": 0.5, "B": 0.5}'}
+
+
+@pytest.mark.parametrize(("amount", "ends"), [(2400, "EXECUTED"), (2402, "SKIPPED_FUNDS")])
+def test_a_leg_of_a_sip_is_asked_after_those_that_cover(tx: Conn, amount: int, ends: str) -> None:
+    """Half of 2400 covers the 8 of A and opens 4; with 12 of B that is an exposure of 1600, and 0.625 of it 1000."""
+    market = market_of(tx, {"A": [100] * 3, "B": [100] * 3})
+    run = open_at_once(market, 1000, [("A", "SELL", 8)], initial_margin=D("0.625"))
+    run.sip(amount=amount, **BASKET)
+    run.tick(WEEK[1])
+    assert run.events() == [(f"SIP_{ends}", "1:0")]
+    assert run.count("paper_trade") == (3 if ends == "EXECUTED" else 1)
+    assert run.rules() == set()
+
+
+@pytest.mark.parametrize(("amount", "ends"), [(1980, "EXECUTED"), (1984, "SKIPPED_FUNDS")])
+def test_a_leg_of_a_sip_is_asked_after_those_before_it_have_paid(tx: Conn, amount: int, ends: str) -> None:
+    """Two fees of 10: equity 980 carries 1960."""
+    market = market_of(tx, {"A": [100] * 3, "B": [100] * 3})
+    run = Run(market, 1000, **FULL, **flat_fee(tx, 10))
+    run.sip(amount=amount, **BASKET)
+    run.tick(WEEK[1])
+    assert run.events() == [(f"SIP_{ends}", "1:0")]
+    assert (run.cash, run.count("trade_fee")) == ((-980, 2) if ends == "EXECUTED" else (1000, 0))
     assert run.rules() == set()
 
 

@@ -13,15 +13,19 @@ from typing import Any
 
 import psycopg
 from hypothesis import given
+from hypothesis import settings as Settings
+from hypothesis import strategies as st
 
 from tests.model import Bar, Model, Refused
-from tests.scripts import BRIEF, Bench, Call, Script, examples, scripts
+from tests.scripts import BRIEF, Call, Script, examples, scripts
+from tests.scripts_accounts import Accounts, accounts, scripts_of_fees, scripts_of_margin
 from tests.scripts_actions import action_scripts, corner_script_of_actions
 
 
-def play_both(bench: Bench, script: Script) -> Model:
-    run = bench.run(bench.feed(script), script.cash, **script.terms)
-    model = Model(script.market, script.cash, **script.terms)
+def play_both(bench: Accounts, script: Script) -> Model:
+    market, terms = bench.prepare(script)
+    run = bench.run(bench.feed(script), script.cash, **terms)
+    model = Model(market, script.cash, **terms)
     for call in script.calls:
         refused = said = None
         try:
@@ -100,14 +104,14 @@ def corner_script() -> Script:
 
 
 def test_dr_01_model_and_database_agree_in_the_corners(db: psycopg.Connection[Any]) -> None:
-    play_both(Bench(db), corner_script())
+    play_both(Accounts(db), corner_script())
 
 
 def test_dr_01_model_and_database_agree_on_random_scripts(db: psycopg.Connection[Any]) -> None:
-    bench = Bench(db)
+    bench = Accounts(db)
 
     @examples(500, 6000)
-    @given(scripts())
+    @given(accounts(scripts()))
     def check(script: Script) -> None:
         play_both(bench, script)
 
@@ -115,7 +119,7 @@ def test_dr_01_model_and_database_agree_on_random_scripts(db: psycopg.Connection
 
 
 def test_dr_01_model_and_database_agree_on_scripts_of_plans(db: psycopg.Connection[Any]) -> None:
-    bench = Bench(db)
+    bench = Accounts(db)
 
     @examples(300, 6000)
     @given(scripts(plans=True))
@@ -126,7 +130,7 @@ def test_dr_01_model_and_database_agree_on_scripts_of_plans(db: psycopg.Connecti
 
 
 def test_dr_01_model_and_database_agree_on_random_scripts_of_orders(db: psycopg.Connection[Any]) -> None:
-    bench = Bench(db)
+    bench = Accounts(db)
 
     @examples(1300, 20_000)
     @given(scripts(orders=True))
@@ -170,7 +174,7 @@ WANTED = {
 
 
 def test_dr_01_model_and_database_agree_on_random_scripts_of_actions(db: psycopg.Connection[Any]) -> None:
-    bench = Bench(db)
+    bench = Accounts(db)
     seen = play_both(bench, corner_script_of_actions()).seen
 
     @examples(400, 6000)
@@ -181,3 +185,30 @@ def test_dr_01_model_and_database_agree_on_random_scripts_of_actions(db: psycopg
     check()
     assert BRIEF or seen >= Counter(WANTED), Counter(WANTED) - seen
     assert db.execute("select rule, detail from violations").fetchall() == []
+
+
+def play_many(bench: Accounts, strategy: st.SearchStrategy[Script], many: Settings, cases: dict[str, int]) -> None:
+    """Play them; at least so many of the scripts must have met each case, as the model says."""
+    met: Counter[str] = Counter()
+
+    @many
+    @given(strategy)
+    def check(script: Script) -> None:
+        met.update({case for case, times in play_both(bench, script).met.items() if times})
+
+    check()
+    assert BRIEF or not {case: met[case] for case, least in cases.items() if met[case] < least}
+
+
+def test_dr_01_model_and_database_agree_on_scripts_of_fees(db: psycopg.Connection[Any]) -> None:
+    cases = {"charged": 100, "of others": 30, "of the product": 10, "fees cost units": 10}
+    cases |= {"bound by minimum": 30, "bound by maximum": 20, "bound by share of the value": 15}
+    cases |= {"charged again": 10, "bound again": 8}  # a later fill of the same order
+    play_many(Accounts(db), scripts_of_fees, examples(300, 6000), cases)
+
+
+def test_dr_01_model_and_database_agree_on_scripts_of_margin(db: psycopg.Connection[Any]) -> None:
+    cases = {"a short position": 100, "a short that is covered": 60, "BORROW_FEE": 40, "MARGIN_INTEREST": 15}
+    cases |= {"an order that only reduces": 60, "too little margin": 50, "charged": 30, "charged again": 3}
+    cases |= {"a margin call": 20, "a margin call that leaves something": 4}
+    play_many(Accounts(db), scripts_of_margin(), examples(300, 6000), cases)

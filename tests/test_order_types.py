@@ -1149,6 +1149,37 @@ def test_a_pair_of_buys_is_rejected_for_its_dearer_order(tx: Conn) -> None:
     assert {o["status"] for o in pair(run, "ACME", "BUY", 9090, **terms)} == {"PENDING"}
 
 
+def test_a_pair_with_a_new_order_holds_back_for_the_dearer_one_with_its_fees(tx: Conn) -> None:
+    tx.execute(
+        "insert into fee_schedule (fee_schedule, component, side, effective_from, flat_amount, source)"
+        " values ('FLAT', 'FEE', 'BUY', '1900-01-01', 10, 'a test')"
+    )
+    run = desk_with(tx, {f"{DAY1} 11:00": 100}, held=0, fee_schedule="FLAT")
+    one, other = pair(run, "ACME", "BUY", 10, limit_price=90, stop_price=110)
+    assert (one["reserve_price"], other["reserve_price"]) == (111, 111)
+    run.call("replace_order", order_id=1, limit_price=D(95))
+    assert [run.order(n)["reserve_price"] for n in (2, 3)] == [111, 111]  # the other's, that has stayed
+    run.call("replace_order", order_id=2, stop_price=D(96))
+    assert [run.order(n)["reserve_price"] for n in (3, 4)] == [97, 97]
+    assert run.place("CLOCK", "BUY", run.cash - 970 - 10, limit=1)["status"] == "PENDING"
+    assert run.place("CLOCK", "BUY", 1, limit=1)["reject_reason"] == "CASH_INSUFFICIENT"
+    assert run.rules() == set()
+
+
+def test_a_pair_with_a_new_order_reserves_only_what_opens(tx: Conn) -> None:
+    terms = {"initial_margin": D("0.5"), "maintenance_margin": D("0.25")}
+    run = desk_with(tx, {f"{DAY1} 11:00": 100}, held=10, **terms)
+    pair(run, "ACME", "SELL", 10, **PAIR)
+    assert [run.order(n)["reserve_price"] for n in (2, 3)] == [None, None]
+    run.call("replace_order", order_id=2, limit_price=D(120))
+    assert [run.order(n)["reserve_price"] for n in (3, 4)] == [None, None]
+    run.place("ACME", "SELL", 5)
+    run.tick(f"{DAY1} 11:00")
+    run.call("replace_order", order_id=3, stop_price=D(80))  # 5 of 10 open: half of 120, what the other now reserves
+    assert [run.order(n)["reserve_price"] for n in (4, 6)] == [60, 60]
+    assert run.rules() == set()
+
+
 def test_a_pair_of_entries_pays_with_what_it_has_held_back(tx: Conn) -> None:
     run = desk_with(tx, {f"{DAY1} 11:00": (100, 111, 99, 110)}, held=0)
     pair(run, "ACME", "BUY", 9090, limit_price=90, stop_price=110)
