@@ -16,6 +16,28 @@ begin
   return v_user_id;
 end $$;
 
+-- A user who may have a new run. The constraints would say so too, but not before a run_id is spent.
+create function engine.require_free_user(p_user_id bigint) returns void
+language plpgsql as $$
+declare
+  v_run_id bigint;
+begin
+  if p_user_id is null or not exists (select from app_user u where u.user_id = p_user_id) then
+    perform engine.refuse('23503', format('user_id=%s', coalesce(p_user_id::text, 'null')));
+  end if;
+  select r.run_id into v_run_id from strategy_run r where r.user_id = p_user_id and r.status = 'RUNNING';
+  if found then
+    perform engine.refuse('23505', format('user_id=%s run_id=%s', p_user_id, v_run_id));
+  end if;
+end $$;
+
+-- Whoever is just ending the user's run ends it first. For a caller that holds no other run: it would be out of key order.
+create function engine.await_user(p_user_id bigint) returns void
+language plpgsql as $$
+begin
+  perform from strategy_run r where r.user_id = p_user_id and r.status = 'RUNNING' for share;
+end $$;
+
 -- A RUNNING run with its row alone.
 -- writes: strategy_run
 create function engine.add_run(
@@ -46,15 +68,7 @@ begin
   if not exists (select from feed f where f.feed = p_feed) then
     perform engine.refuse('TE201', format('feed=%s', p_feed));
   end if;
-
-  -- the constraints would say so too, but not before a run_id is spent
-  if p_user_id is not null and not exists (select from app_user u where u.user_id = p_user_id) then
-    perform engine.refuse('23503', format('user_id=%s', p_user_id));
-  end if;
-  select r.run_id into v_run_id from strategy_run r where r.user_id = p_user_id and r.status = 'RUNNING' for share;
-  if found then
-    perform engine.refuse('23505', format('user_id=%s run_id=%s', p_user_id, v_run_id));
-  end if;
+  perform engine.require_free_user(p_user_id);
 
   loop
     insert into strategy_run (user_id, name, feed, currency, status, initial_cash, mark_policy, fee_schedule,

@@ -29,7 +29,7 @@ create or replace function start_run(
 language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
-  perform engine.require_own_user(p_user_id);
+  perform engine.require_own_user(p_user_id), engine.await_user(p_user_id);
   return engine.begin_run(p_user_id, engine.add_run(p_user_id, p_initial_cash, p_feed, p_name,
     p_participation, p_slippage_bps, p_fee_schedule, p_mark_policy, p_currency, p_volume_impact, p_penetration_ticks, p_max_price_age,
     p_reinvest_dividends, p_initial_margin, p_maintenance_margin, p_borrow_rate, p_margin_rate));

@@ -464,3 +464,18 @@ def test_two_forks_for_one_user_at_once_leave_one(db: Conn, connect: Connect, ba
         waiting.result()
     second.rollback()
     assert one(db, "select count(*) from strategy_run where user_id = %s", user) == 1
+
+
+def test_a_fork_for_a_user_who_is_not_free_waits_for_nobody(
+    db: Conn, connect: Connect, background: Callable[..., Any]
+) -> None:
+    runs = [busy_run(db) for _ in range(3)]
+    holder, ticker, forker = helpers.session(connect, autocommit=False), *(helpers.session(connect) for _ in range(2))
+    holder.execute("select from strategy_run where user_id = %s for update", [runs[1].user_id])
+    ticking = background(ticker.execute, "call tick_all(%s)", [helpers.at(3)])
+    helpers.wait_until_blocked(db, helpers.pid_of(ticker), by=helpers.pid_of(holder))  # it has locked the first run
+    forker.execute("set lock_timeout = '2s'")
+    with helpers.raises("23505"):
+        fork_of(forker, runs[2], None, runs[0].user_id)
+    holder.rollback()
+    ticking.result()
