@@ -100,7 +100,11 @@ create view engine.violation_order as
     from paper_trade t
     join engine.accounted_run r on r.user_id = t.user_id and r.run_id = t.run_id
     join paper_order o on o.user_id = t.user_id and o.run_id = t.run_id and o.order_id = t.order_id
-   where t.side = 'BUY' and t.price > o.limit_price or t.side = 'SELL' and t.price < o.limit_price
+   where (t.side = 'BUY' and t.price > o.limit_price or t.side = 'SELL' and t.price < o.limit_price)
+     -- a split has changed the limit since
+     and not exists (select from event_ledger v
+                      where v.user_id = t.user_id and v.run_id = t.run_id and v.event_type = 'SPLIT' and v.payload ->> 'symbol' = t.symbol
+                        and v.logical_time > t.logical_time and coalesce(v.logical_time <= o.closed_time, true))
   union all
   select o.user_id, o.run_id, 'order_closing_disagrees_with_status', format('order_id=%s status=%s closed_time=%s', o.order_id, o.status, o.closed_time)
     from paper_order o

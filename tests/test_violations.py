@@ -771,6 +771,22 @@ def test_a_corrected_bar_leaves_past_ticks_clean(tx: Conn) -> None:
     assert run.rules() == set()
 
 
+def test_what_filled_before_a_split_met_the_limit_of_that_time(tx: Conn) -> None:
+    market = Market(tx)
+    bars = {f"2024-01-{d:02} 12:00": (p, p, p, p, v) for d, p, v in ((1, 100, 0), (2, 100, 100), (3, 10, 1000))}
+    market.bars("A", bars)
+    tx.execute("insert into corporate_action values ('A', '2024-01-03', 'SPLIT', 10, 1)")
+    run = Run(market, participation=D("0.1"))
+    run.tick("2024-01-01 12:00")
+    run.place("A", "BUY", 20, limit=100)
+    run.tick("2024-01-02 12:00")
+    assert run.order(1)["filled_quantity"] == 10
+    run.tick("2024-01-03 12:00")
+    assert (run.order(1)["limit_price"], run.rules()) == (10, set())
+    plant(run, f"update paper_order set limit_price = 9 where {KEY}")  # a fill after the split is still seen
+    assert run.rules() == {"fill_beyond_limit"}
+
+
 def test_closed_markets_and_day_orders_are_clean(tx: Conn) -> None:
     market = weekday_market(tx, "2024-01-02", "2024-01-10", skip=["2024-01-04"])
     times = [f"2024-01-{d:02} {h}" for d in range(2, 10) for h in ("08:00", "12:00", "16:00", "20:00")]
