@@ -622,16 +622,33 @@ def test_violations_know_what_fills_may_cost(
     assert traded(tx, OWN, fills).rules() & OF_FEES == expected
 
 
+def test_a_row_that_comes_late_accuses_nobody(tx: Conn) -> None:
+    add(tx, rate_bps=100)
+    run = traded(tx, OWN, [(10, 100, "2020-06-01", 10)])
+    add(tx, rate_bps=10, effective_from="2020-05-01")
+    assert run.rules() & OF_FEES == set()
+
+
+def test_a_percentage_is_checked_against_what_the_others_have_been_charged(tx: Conn) -> None:
+    add(tx, "X", flat_amount=1)
+    add(tx, "FEE", rate_bps=5000, of_components=["X"])
+    run = traded(tx, OWN, [(1, 100, "2020-06-01", "0.5"), (1, 100, "2020-06-02", 0), (1, 100, "2020-06-03", "0.1")])
+    tx.execute("insert into trade_fee values (%s, %s, 1, 'X', 1, %s, '*', 'BUY', '2020-01-01')", [*run.key, OWN])
+    assert "fees_above_schedule" in run.rules()
+    tx.execute("insert into trade_fee values (%s, %s, 2, 'X', 0.2, %s, '*', 'BUY', '2020-01-01')", [*run.key, OWN])
+    found = rows(tx, "select detail from run_violations(%s, %s) where rule = 'fees_above_schedule'", *run.key)
+    assert found == [("trade_id=2 component=X charged=1.2000 due=1.00",)]  # 0.60 is half of it
+
+
 def test_violations_know_the_market_s_day(tx: Conn) -> None:
     """20:00 in New York on the last day of 2020 is 2021 in UTC."""
-    add(tx, rate_bps=100)
     add(tx, rate_bps=10, effective_from="2021-01-01")
-    run = traded(tx, OWN, [(10, 100, "2020-12-31", 10)])
+    run = traded(tx, OWN, [(10, 100, "2021-01-01", 1)])
     assert val(tx, "select engine.trade_date('2021-01-01 01:00Z', 'America/New_York')::text") == "2020-12-31"
     assert val(tx, "select engine.trade_date('2021-01-01 01:00Z', 'UTC')::text") == "2021-01-01"
     tx.execute("alter table paper_trade disable trigger user")
     tx.execute("update paper_trade set logical_time = '2021-01-01 01:00Z' where user_id = %s", [run.user_id])
-    assert run.rules() & OF_FEES == {"fees_above_schedule"}
+    assert run.rules() & OF_FEES == set()
     tx.execute("insert into calendar values ('NY', 'America/New_York')")
     tx.execute("update feed set calendar = 'NY' where feed = %s", [run.market.feed])
-    assert run.rules() & OF_FEES == set()
+    assert run.rules() & OF_FEES == {"fees_above_schedule"}

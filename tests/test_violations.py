@@ -341,8 +341,17 @@ PLANTS: dict[str, list[Plant]] = {
         sql("insert into cash_ledger values (%(u)s, %(r)s, 99, '2024-01-06 12:00+00', 0, 'CASH_IN_LIEU')"),
     ],
     "split_disagrees_with_ratio": [
+        # to more than there was, to less than half of it, and something out of nothing
+        *(
+            sql(
+                f"update event_ledger set payload = jsonb_set(payload, '{{{part}}}', '{value}') where KEY and event_type = 'SPLIT'"
+            )
+            for part, value in (("denominator", 3), ("numerator", 6))
+        ),
         sql(
-            "update event_ledger set payload = jsonb_set(payload, '{numerator}', '4') where KEY and event_type = 'SPLIT'"
+            "insert into event_ledger values (%(u)s, %(r)s, '2024-01-06 12:00Z', 'SPLIT', 'Z:2024-01-06',"
+            """ '{"symbol": "Z", "numerator": 2, "denominator": 1, "quantity": 0, "units": 1}')""",
+            also="position_disagrees_with_trades",
         ),
     ],
     "cash_disagrees_with_ledger": [sql("update engine_state set cash = cash + 0.0001 where KEY")],
@@ -785,6 +794,21 @@ def test_what_filled_before_a_split_met_the_limit_of_that_time(tx: Conn) -> None
     assert (run.order(1)["limit_price"], run.rules()) == (10, set())
     plant(run, f"update paper_order set limit_price = 9 where {KEY}")  # a fill after the split is still seen
     assert run.rules() == {"fill_beyond_limit"}
+
+
+@pytest.mark.parametrize("change", ["product = 'ETF'", "quantity_step = 7"])
+def test_a_corrected_instrument_accuses_nobody(tx: Conn, change: str) -> None:
+    market = Market(tx)
+    market.bars("A", {f"2024-01-{d:02} 12:00": (p, p, p, p, 105) for d, p in ((1, 100), (2, 100), (3, 50))})
+    tx.execute("insert into corporate_action values ('A', '2024-01-03', 'SPLIT', 201, 100)")
+    run = Run(market, fee_schedule="IN_DELIVERY", participation=D("0.1"), currency="INR")
+    run.tick("2024-01-01 12:00")
+    run.place("A", "BUY", 10)
+    for d in (2, 3):
+        run.tick(f"2024-01-{d:02} 12:00")
+    assert (run.held("A"), run.rules()) == (D("20.1"), set())
+    tx.execute(f"update instrument set {change}")
+    assert run.rules() == set()
 
 
 def test_closed_markets_and_day_orders_are_clean(tx: Conn) -> None:
