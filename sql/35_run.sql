@@ -59,8 +59,8 @@ begin
   perform engine.require(p_penetration_ticks between 0 and 1000000, format('argument=penetration_ticks value=%s must_be=0_to_1000000', p_penetration_ticks));
   perform engine.require(p_reinvest_dividends is not null, 'argument=reinvest_dividends must_be=true|false');
   perform engine.require(coalesce(p_max_price_age > '0', true), format('argument=max_price_age value=%s must_be=positive', p_max_price_age));
-  perform engine.require(p_fee_schedule is null or exists (select from fee_schedule f where f.fee_schedule = p_fee_schedule),
-                         format('argument=fee_schedule value=%s must_be=a_fee_schedule', p_fee_schedule));
+  perform from fee_schedule f where f.fee_schedule = p_fee_schedule for key share;   -- they stay while the run does
+  perform engine.require(p_fee_schedule is null or found, format('argument=fee_schedule value=%s must_be=a_fee_schedule', p_fee_schedule));
   perform engine.require(p_mark_policy in ('EVERY_TICK', 'SESSION', 'EVENTS'),
                          format('argument=mark_policy value=%s must_be=EVERY_TICK|SESSION|EVENTS', p_mark_policy));
   perform engine.require_margin(p_initial_margin, p_maintenance_margin, p_borrow_rate, p_margin_rate);

@@ -490,13 +490,44 @@ def test_a_row_goes_only_while_no_trade_points_at_it(tx: Conn) -> None:
     add(tx, flat_amount=1)
     add(tx, flat_amount=2, effective_from="2021-01-01")
     gone = "delete from fee_schedule where fee_schedule = %s and effective_from = %s"
-    run = traded(tx, OWN, [(1, 100, "2020-06-01", 1)])
+    run = traded(tx, None, [(1, 100, "2020-06-01", 1)])
     with refused(tx, "23503"):
         tx.execute(gone, [OWN, "2020-01-01"])
     assert tx.execute(gone, [OWN, "2021-01-01"]).rowcount == 1
     tx.execute("delete from strategy_run where user_id = %s and run_id = %s", run.key)
     assert tx.execute(gone, [OWN, "2020-01-01"]).rowcount == 1
     assert run.count("trade_fee") == 0
+
+
+def test_a_row_goes_only_while_no_run_names_its_schedule(tx: Conn) -> None:
+    add(tx, flat_amount=1)
+    gone = "delete from fee_schedule where fee_schedule = %s"
+    run = Run(Market(tx), fee_schedule=OWN)
+    for _ in range(2):
+        with refused(tx, "TE004", table="fee_schedule"):
+            tx.execute(gone, [OWN])
+        run.call("stop_run")  # it can be forked
+    tx.execute("delete from strategy_run where user_id = %s", [run.user_id])
+    assert tx.execute(gone, [OWN]).rowcount == 1
+
+
+@pytest.mark.parametrize("first", ["start", "delete"])
+def test_a_start_and_a_delete_of_its_schedule_wait_for_each_other(
+    db: Conn, connect: Callable[..., Conn], background: Callable[..., Future[Any]], first: str
+) -> None:
+    add(db, flat_amount=1)
+    add(db, "X", flat_amount=1)
+    starter, deleter = (connect(autocommit=first != way) for way in ("start", "delete"))
+    user_id = val(db, "select create_user('u')")
+    start = "select start_run(%s, 1, p_fee_schedule => %s)", [user_id, OWN]
+    gone = "delete from fee_schedule where fee_schedule = %s", [OWN]
+    one, other = (starter, deleter) if first == "start" else (deleter, starter)
+    one.execute(*(start if first == "start" else gone))
+    waiting = background(other.execute, *(gone if first == "start" else start))
+    wait_until_blocked(db, pid_of(other), by=pid_of(one))
+    one.commit()
+    with raises("TE004" if first == "start" else "TE101"):
+        waiting.result()
 
 
 BAD_ROWS: list[tuple[str, Row]] = [
