@@ -149,19 +149,21 @@ begin
   return o;
 end $$;
 
+-- The terms of an order as its client gives them, to be stored with his client_order_id.
+create function engine.terms_of(o paper_order, p_quantity numeric) returns jsonb
+language sql stable
+return jsonb_strip_nulls(jsonb_build_object(
+  'symbol', o.symbol, 'side', o.side, 'order_type', o.order_type, 'quantity', p_quantity, 'limit_price', o.limit_price,
+  'stop_price', case when o.order_type <> 'TRAILING_STOP' then o.stop_price end, 'time_in_force', o.time_in_force,
+  'trail_amount', o.trail_amount, 'trail_percent', o.trail_percent, 'good_till', extract(epoch from o.good_till),
+  'take_profit', o.take_profit_price, 'stop_loss', o.stop_loss_price, 'stop_loss_limit', o.stop_loss_limit_price));
+
 -- Is that the order that was placed with this client_order_id? The first answer may have been lost: the same terms get
--- it again, even from a stopped run; other terms are TE102.
-create function engine.require_same_terms(p_stored paper_order, o paper_order, p_quantity numeric) returns void
+-- it again, even from a stopped run; other terms are TE102. A raw order has the terms that it has now.
+create function engine.require_same_terms(p_stored paper_order, p_terms jsonb) returns void
 language plpgsql as $$
 begin
-  if (p_stored.symbol, p_stored.side, p_stored.order_type, p_stored.limit_price, p_stored.time_in_force, p_stored.trail_amount,
-      p_stored.trail_percent, p_stored.good_till, p_stored.take_profit_price, p_stored.stop_loss_price, p_stored.stop_loss_limit_price,
-      p_stored.replaces_order_id, case when p_stored.order_type <> 'TRAILING_STOP' then p_stored.stop_price end)
-     is distinct from (o.symbol, o.side, o.order_type, o.limit_price, o.time_in_force, o.trail_amount,
-      o.trail_percent, o.good_till, o.take_profit_price, o.stop_loss_price, o.stop_loss_limit_price,
-      o.replaces_order_id, case when o.order_type <> 'TRAILING_STOP' then o.stop_price end)
-     -- what has too many decimals to be stored was rejected, and comes again with the same decimals
-     or p_quantity <> p_stored.quantity and (p_stored.status <> 'REJECTED' or round(p_quantity, 8) <> p_stored.quantity) then
+  if coalesce(p_stored.client_terms, engine.terms_of(p_stored, p_stored.quantity)) <> p_terms then
     perform engine.refuse('TE102', format('client_order_id=%s order_id=%s', p_stored.client_order_id, p_stored.order_id));
   end if;
 end $$;
@@ -210,11 +212,14 @@ declare
   v_stored paper_order;
 begin
   c := engine.open_run(p_user_id, p_run_id);
-  select * into v_stored from paper_order x
-   where x.user_id = p_user_id and x.run_id = p_run_id and x.client_order_id = p_client_order_id;
-  if found then
-    perform engine.require_same_terms(v_stored, o, p_quantity);
-    return v_stored;
+  if p_client_order_id is not null then
+    o.client_terms := engine.terms_of(o, p_quantity);
+    select * into v_stored from paper_order x
+     where x.user_id = p_user_id and x.run_id = p_run_id and x.client_order_id = p_client_order_id;
+    if found then
+      perform engine.require_same_terms(v_stored, o.client_terms);
+      return v_stored;
+    end if;
   end if;
   perform engine.require_running(c);
   o := engine.judged(c, o, p_quantity);

@@ -53,12 +53,15 @@ begin
   s.limit_price := p_stop_limit_price;
 
   c := engine.open_run(p_user_id, p_run_id);
-  select * into v_stored from paper_order o where o.user_id = p_user_id and o.run_id = p_run_id and o.client_order_id = p_client_order_id;
-  if found then
-    perform engine.require_same_terms(v_stored, l, p_quantity);
-    return query select o.* from paper_order o
-      where o.user_id = p_user_id and o.run_id = p_run_id and o.oco_id = v_stored.oco_id order by o.order_id;
-    return;
+  if p_client_order_id is not null then
+    l.client_terms := engine.terms_of(l, p_quantity) || jsonb_build_object('pair', jsonb_build_array(p_stop_price, p_stop_limit_price));
+    select * into v_stored from paper_order o where o.user_id = p_user_id and o.run_id = p_run_id and o.client_order_id = p_client_order_id;
+    if found then
+      perform engine.require_same_terms(v_stored, l.client_terms);
+      return query select o.* from paper_order o
+        where o.user_id = p_user_id and o.run_id = p_run_id and o.order_id in (v_stored.order_id, v_stored.order_id + 1) order by o.order_id;
+      return;
+    end if;
   end if;
   perform engine.require_running(c);
   l := engine.judged(c, l, p_quantity);
@@ -108,11 +111,22 @@ declare
   v_old paper_order;
   v_stored paper_order;
   o paper_order;
+  v_terms jsonb;
   v_left numeric;
   v_quantity numeric;
 begin
   select * into v_old from paper_order x where x.user_id = p_user_id and x.run_id = p_run_id and x.order_id = p_order_id;
   perform engine.require(found, format('argument=order_id value=%s must_be=an_order_of_the_run', p_order_id));
+  if p_client_order_id is not null then
+    v_terms := jsonb_strip_nulls(jsonb_build_object(
+      'replaces_order_id', p_order_id, 'quantity', p_quantity, 'limit_price', p_limit_price, 'stop_price', p_stop_price, 'time_in_force', p_time_in_force,
+      'trail_amount', p_trail_amount, 'trail_percent', p_trail_percent, 'good_till', extract(epoch from p_good_till)));
+    select * into v_stored from paper_order x where x.user_id = p_user_id and x.run_id = p_run_id and x.client_order_id = p_client_order_id;
+    if found then
+      perform engine.require_same_terms(v_stored, v_terms);
+      return v_stored;
+    end if;
+  end if;
   v_left := v_old.quantity - v_old.filled_quantity;
   v_quantity := coalesce(p_quantity, v_left);
   perform engine.require_prices(p_limit_price, p_stop_price, p_trail_amount, p_trail_percent);
@@ -121,12 +135,8 @@ begin
   perform engine.require_order_terms(o.symbol, o.side, v_quantity, o.order_type, o.limit_price, o.stop_price, o.time_in_force,
                                      p_client_order_id, o.trail_amount, o.trail_percent, o.good_till);
   perform engine.require_exits(o.side, o.limit_price, o.take_profit_price, o.stop_loss_price, o.stop_loss_limit_price);
+  o.client_terms := v_terms;
 
-  select * into v_stored from paper_order x where x.user_id = p_user_id and x.run_id = p_run_id and x.client_order_id = p_client_order_id;
-  if found then
-    perform engine.require_same_terms(v_stored, o, case when p_quantity is null then v_stored.quantity else p_quantity end);
-    return v_stored;
-  end if;
   perform engine.require_running(c);
   perform engine.require(v_old.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED'), format('argument=order_id value=%s must_be=an_open_order', p_order_id));
   perform engine.require(v_old.oco_id is null or v_quantity = v_left, 'argument=quantity must_be=unchanged_for_one_of_a_pair');

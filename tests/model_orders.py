@@ -77,6 +77,7 @@ class Order:
     stop_loss_price: Decimal | None = None
     stop_loss_limit_price: Decimal | None = None
     paid: Decimal = ZERO  # sum of quantity times price
+    given: tuple[Any, ...] = ()  # the call that made it, as it was
 
     @property
     def is_open(self) -> bool:
@@ -156,7 +157,9 @@ class Orders:
             "stop_loss_price": stop_loss,
             "stop_loss_limit_price": stop_loss_limit,
         }
-        self._accept([replace(order, **terms, **exits)])
+        order = replace(order, **terms, **exits)
+        order.given = self._terms(order)
+        self._accept([order])
 
     def place_oco(
         self,
@@ -178,6 +181,7 @@ class Orders:
         )
         self.require(time_in_force not in AT_ONCE)
         self.require(limit_price < stop_price if side == "BUY" else limit_price > stop_price)
+        target.given = (*self._terms(target), stop_price, stop_limit_price)
         self._accept([target, stop])
 
     def replace_order(
@@ -185,10 +189,14 @@ class Orders:
     ) -> None:
         self.require(0 < order_id <= len(self.orders))
         old = self.orders[order_id - 1]
-        first = self._named(client_order_id)
-        if quantity is None:  # the first answer may have been lost, and the old order has gone since
-            quantity = first.quantity if first else old.left
         terms = {name: value for name, value in terms.items() if value is not None}
+        given = (order_id, quantity, terms)
+        if first := self._named(
+            client_order_id
+        ):  # the first answer may have been lost, and the old order has gone since
+            self.require(first.given == given, "TE102")
+            return
+        quantity = old.left if quantity is None else quantity
         if {"trail_amount", "trail_percent"} & set(terms):
             terms = {"trail_amount": None, "trail_percent": None, **terms}
         if terms.get("time_in_force", "GTD") != "GTD":
@@ -209,6 +217,7 @@ class Orders:
             filled_quantity=ZERO,
             avg_fill_price=None,
             paid=ZERO,
+            given=given,
             **terms,
         )
         self._accept([new], old)
@@ -248,10 +257,7 @@ class Orders:
         for order in orders:
             order.quantity = given.quantize(POINT, ROUND_HALF_UP)
         if first := self._named(orders[0].client_order_id):
-            names = "symbol side quantity order_type limit_price time_in_force trail_amount trail_percent good_till"
-            names += " take_profit_price stop_loss_price stop_loss_limit_price replaces_order_id"
-            names += " stop_price" * (first.order_type != "TRAILING_STOP")
-            self.require(all(getattr(orders[0], n) == getattr(first, n) for n in names.split()), "TE102")
+            self.require(first.given == orders[0].given, "TE102")
             return
         self.require_running()
         self.require(not old or (old.is_open and (old.oco_id is None or given == old.left)))
@@ -273,6 +279,13 @@ class Orders:
                 order.reserve_price = self._known_price(order)
         if old and not reason:
             old.end("CANCELED", self.last)
+
+    def _terms(self, order: Order) -> tuple[Any, ...]:
+        names = (
+            "symbol side quantity order_type limit_price stop_price time_in_force trail_amount trail_percent good_till"
+        )
+        names += " take_profit_price stop_loss_price stop_loss_limit_price"
+        return tuple(getattr(order, name) for name in names.split())
 
     def _named(self, client_order_id: str | None) -> Order | None:
         named = (o for o in self.orders if client_order_id is not None and o.client_order_id == client_order_id)

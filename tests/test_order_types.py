@@ -1440,6 +1440,7 @@ def test_replace_order_stores_a_new_order_and_cancels_the_old_one(tx: Conn) -> N
         "limit_price": 95,
         "reserve_price": 95,
         "client_order_id": None,
+        "client_terms": None,
         "replaces_order_id": 2,
     }
     run.tick(f"{DAY1} 12:00")  # the first bar that the new one sees: fresh
@@ -1586,6 +1587,51 @@ def test_the_same_client_order_id_with_other_terms_of_the_new_kinds(tx: Conn) ->
     run.tick(f"{DAY1} 11:00")  # what a bar has made of an order does not make it another
     for name, (terms, _) in kinds.items():
         assert run.place("ACME", "BUY", 7, **terms, client_order_id=name)["client_order_id"] == name
+
+
+def test_a_call_is_repeated_whatever_has_become_of_its_order(tx: Conn) -> None:
+    bars = {f"{DAY1} 11:00": (100, 111, 99, 100, 30), f"{DAY2} 11:00": (50, 50, 50, 50, 0)}
+    run = desk_with(tx, bars, participation=D("0.1"))
+    tx.execute("insert into corporate_action values ('ACME', %s, 'SPLIT', 2, 1)", [DAY2])
+    run.place("ACME", "BUY", 7, limit=80, client_order_id="split")
+    legs = pair(run, "ACME", "SELL", 7, **PAIR, client_order_id="filled")
+    run.call("replace_order", order_id=2, limit_price=81, client_order_id="replaced")
+    for time in (f"{DAY1} 11:00", f"{DAY2} 11:00"):
+        run.tick(time)
+    assert [run.order(n)["quantity"] for n in (3, 4, 5)] == [11, 8, 14]
+    assert run.place("ACME", "BUY", 7, limit=80, client_order_id="split")["order_id"] == 2
+    again = pair(run, "ACME", "SELL", 7, **PAIR, client_order_id="filled")
+    assert [leg["order_id"] for leg in again] == [leg["order_id"] for leg in legs]
+    run.call("replace_order", order_id=3, limit_price=60)  # a third order of the pair
+    assert pair(run, "ACME", "SELL", 7, **PAIR, client_order_id="filled") != again
+    assert len(pair(run, "ACME", "SELL", 7, **PAIR, client_order_id="filled")) == 2
+    replaced = run.call("replace_order", order_id=2, limit_price=81, client_order_id="replaced")
+    assert (replaced["order_id"], replaced["limit_price"]) == (5, D("40.5"))
+
+
+def test_a_pair_is_another_one_with_another_stop_and_no_single_order(tx: Conn) -> None:
+    run = desk_with(tx, {f"{DAY1} 11:00": 100})
+    pair(run, "ACME", "SELL", 7, **PAIR, client_order_id="k")
+    for other in ({"stop_price": 89}, {"stop_limit_price": 88}):
+        with refused(tx, "TE102"):
+            pair(run, "ACME", "SELL", 7, **{**PAIR, **other}, client_order_id="k")
+    with refused(tx, "TE102"):
+        run.place("ACME", "SELL", 7, limit=PAIR["limit_price"], client_order_id="k")
+    run.place("ACME", "SELL", 7, limit=PAIR["limit_price"], client_order_id="single")
+    with refused(tx, "TE102"):
+        pair(run, "ACME", "SELL", 7, **PAIR, client_order_id="single")
+
+
+def test_a_raw_order_has_the_terms_that_it_has(tx: Conn) -> None:
+    run = desk_with(tx, {f"{DAY1} 11:00": 100})
+    tx.execute(
+        "insert into paper_order (user_id, run_id, order_id, logical_time, symbol, side, order_type, quantity, limit_price,"
+        " time_in_force, status, client_order_id) values (%s, %s, 9, %s, 'ACME', 'BUY', 'LIMIT', 7, 95, 'GTC', 'PENDING', 'k')",
+        [*run.key, at(T0)],
+    )
+    assert run.place("ACME", "BUY", 7, limit=95, client_order_id="k")["order_id"] == 9
+    with refused(tx, "TE102"):
+        run.place("ACME", "BUY", 7, limit=94, client_order_id="k")
 
 
 def test_a_replaced_stop_starts_anew(tx: Conn) -> None:
