@@ -1,4 +1,4 @@
--- Orders: acceptance and cancel. What happens on bars is in 55_match.sql.
+-- Orders: acceptance. What happens on bars is in 55_match.sql.
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
@@ -225,30 +225,4 @@ begin
   o := engine.judged(c, o, p_quantity);
   insert into paper_order select (o).*;
   return o;
-end $$;
-
--- One order of a pair takes the other with it.
--- writes: paper_order
-create function engine.cancel_order(p_user_id bigint, p_run_id bigint, p_order_id bigint) returns paper_order
-language plpgsql as $$
-declare
-  c engine.context := engine.open_run(p_user_id, p_run_id);
-  v_order paper_order;
-begin
-  perform engine.require_running(c);
-  select * into v_order from paper_order o
-   where o.user_id = p_user_id and o.run_id = p_run_id and o.order_id = p_order_id;
-  perform engine.require(found, format('argument=order_id value=%s must_be=an_order_of_the_run', p_order_id));
-  if v_order.status not in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED') then
-    return v_order;
-  end if;
-  update paper_order o set status = 'CANCELED', closed_time = c.last_logical_time, seen_time = null
-   where o.user_id = p_user_id and o.run_id = p_run_id and o.order_id = p_order_id
-  returning * into v_order;
-  if v_order.oco_id is not null then
-    update paper_order o set status = 'CANCELED', closed_time = c.last_logical_time, seen_time = null
-     where o.user_id = p_user_id and o.run_id = p_run_id and o.oco_id = v_order.oco_id
-       and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED');
-  end if;
-  return v_order;
 end $$;

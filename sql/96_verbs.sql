@@ -117,7 +117,7 @@ begin
   return engine.replace_order(p_user_id, p_run_id, p_order_id, p_quantity, p_limit_price, p_stop_price, p_client_order_id,
     p_time_in_force, p_trail_amount, p_trail_percent, p_good_till);
 end $$;
-comment on function replace_order is 'replace_order(user, run, order_id, quantity, limit_price, …) → the new paper_order row, which names the old one in replaces_order_id; what is not given stays, quantity null is what was left. The old order is CANCELED in the same moment. A new order that cannot be accepted is REJECTED and leaves the old one open. TE101 when the order is not open.';
+comment on function replace_order is 'replace_order(user, run, order_id, quantity, limit_price, …) → the new paper_order row, which names the old one in replaces_order_id; what is not given stays, quantity null is what was left. The old order is CANCELED in the same moment. A new order that cannot be accepted is REJECTED and leaves the old one open. One of a pair keeps its quantity and its time in force, and lies on its side of the other. TE101 when it does not, or when the order is not open.';
 
 create or replace function cancel_order(p_user_id bigint, p_run_id bigint, p_order_id bigint) returns paper_order
 language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$

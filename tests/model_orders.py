@@ -260,7 +260,9 @@ class Orders:
             self.require(first.given == orders[0].given, "TE102")
             return
         self.require_running()
-        self.require(not old or (old.is_open and (old.oco_id is None or given == old.left)))
+        if old:
+            self.require(old.is_open and (old.oco_id is None or given == old.left))
+            self._check_leg(old, orders[0])
         self.require(orders[0].good_till is None or self.last is None or orders[0].good_till > self.last)
         for order in orders:
             order.order_id = len(self.orders) + 1
@@ -279,6 +281,17 @@ class Orders:
                 order.reserve_price = self._known_price(order)
         if old and not reason:
             old.end("CANCELED", self.last)
+
+    def _check_leg(self, old: Order, new: Order) -> None:
+        """What replaces one of a pair leaves them a pair."""
+        for other in self.orders:
+            if old.oco_id is not None and other.oco_id == old.oco_id and other is not old and other.is_open:
+                self.require((new.time_in_force, new.good_till) == (old.time_in_force, old.good_till))
+                limit, stop = (new, other) if new.order_type == "LIMIT" else (other, new)
+                assert limit.limit_price is not None
+                assert stop.stop_price is not None
+                self.require(stop.no_worse(limit.limit_price, than=stop.stop_price))
+                self.require(limit.limit_price != stop.stop_price)
 
     def _terms(self, order: Order) -> tuple[Any, ...]:
         names = (

@@ -1547,6 +1547,37 @@ def test_one_of_a_pair_is_replaced_in_its_place(tx: Conn) -> None:
     assert run.rules() == set()
 
 
+@pytest.mark.parametrize("is_bracket", [True, False])
+def test_what_replaces_one_of_a_pair_leaves_them_a_pair(tx: Conn, is_bracket: bool) -> None:
+    run = desk_with(tx, {f"{DAY1} 11:00": 100, CLOSE1: 100}, held=7)
+    if is_bracket:
+        run.place("ACME", "BUY", 7, take_profit=110, stop_loss=90, time_in_force="DAY")
+        run.tick(f"{DAY1} 11:00")
+    else:
+        run.place("ACME", "BUY", 1, limit=1)
+        pair(run, "ACME", "SELL", 7, **PAIR, time_in_force="DAY")
+    lives: list[dict[str, Any]] = [{"time_in_force": life} for life in ("GTC", "IOC", "FOK")]
+    for change in (*lives, {"time_in_force": "GTD", "good_till": at(CLOSE1)}):
+        for order_id in (3, 4):
+            with refused(tx, "TE101", argument="time_in_force,good_till"):
+                run.call("replace_order", order_id=order_id, **change)
+    for order_id, change in ((3, {"limit_price": 90}), (3, {"limit_price": 89}), (4, {"stop_price": 110})):
+        with refused(tx, "TE101", argument="limit_price,stop_price"):
+            run.call("replace_order", order_id=order_id, **change)
+    assert run.call("replace_order", order_id=3, limit_price=91, time_in_force="DAY")["order_id"] == 5
+    with refused(tx, "TE101"):
+        run.call("replace_order", order_id=4, stop_price=91)  # of the pair as it now is
+    run.tick(CLOSE1)
+    assert run.orders()[2:] == ["CANCELED", "CANCELED", "FILLED"]
+
+
+def test_an_exit_without_another_lives_as_it_likes(tx: Conn) -> None:
+    run = desk_with(tx, {f"{DAY1} 11:00": 100})
+    run.place("ACME", "BUY", 7, take_profit=110, time_in_force="DAY")
+    run.tick(f"{DAY1} 11:00")
+    assert run.call("replace_order", order_id=3, time_in_force="GTC")["status"] == "PENDING"
+
+
 def test_a_replacement_is_made_once(tx: Conn) -> None:
     run = desk_with(tx, {f"{DAY1} 11:00": (100, 101, 90, 100)})
     run.place("ACME", "BUY", 7, **LIMIT)
@@ -1596,8 +1627,8 @@ def test_a_call_is_repeated_whatever_has_become_of_its_order(tx: Conn) -> None:
     run.place("ACME", "BUY", 7, limit=80, client_order_id="split")
     legs = pair(run, "ACME", "SELL", 7, **PAIR, client_order_id="filled")
     run.call("replace_order", order_id=2, limit_price=81, client_order_id="replaced")
-    for time in (f"{DAY1} 11:00", f"{DAY2} 11:00"):
-        run.tick(time)
+    run.tick(f"{DAY1} 11:00")
+    run.tick(f"{DAY2} 11:00")
     assert [run.order(n)["quantity"] for n in (3, 4, 5)] == [11, 8, 14]
     assert run.place("ACME", "BUY", 7, limit=80, client_order_id="split")["order_id"] == 2
     again = pair(run, "ACME", "SELL", 7, **PAIR, client_order_id="filled")
