@@ -1692,6 +1692,38 @@ def test_a_replaced_stop_starts_anew(tx: Conn) -> None:
     assert run.rules() == set()
 
 
+# --- quantities that nothing could hold --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["BUY", "SELL"])
+def test_more_units_than_a_position_can_hold_are_rejected(tx: Conn, side: str) -> None:
+    market = Market(tx)
+    market.bars("A", {f"2024-01-0{d} 12:00": D("0.000001") for d in range(1, 5)})
+    run = Run(market, 10**7, initial_margin=1, maintenance_margin=D("0.1"))
+    for _ in range(2):  # before any price, so that both are accepted
+        run.place("A", side, 6 * 10**11)
+    run.place("A", side, 10**12 - 1)
+    run.sip("A", 10**6, "DAILY", "2024-01-01")
+    run.tick("2024-01-01 12:00")
+    assert run.orders()[:3] == ["FILLED"] + ["REJECTED POSITION_LIMIT_EXCEEDED"] * 2
+    assert run.place("A", side, 4 * 10**11)["reject_reason"] == "POSITION_LIMIT_EXCEEDED"
+    assert run.rules() == set()
+
+
+@pytest.mark.parametrize("rate", ["1", "0.00000001"])
+def test_a_dividend_that_would_buy_more_than_can_be_held_stays_cash(tx: Conn, rate: str) -> None:
+    market = Market(tx)
+    market.instrument("A", step="0.00000001")
+    market.bars("A", {"2024-01-01 12:00": 1, "2024-01-02 12:00": 1, "2024-01-03 12:00": D(rate)})
+    tx.execute("insert into corporate_action values ('A', '2024-01-03', 'DIVIDEND', null, null, 2, '2024-01-03')")
+    run = Run(market, 10**6, reinvest_dividends=True)
+    run.place("A", "BUY", 10**6)
+    run.tick("2024-01-01 12:00")
+    run.tick("2024-01-03 12:00")
+    held, cash = (3 * 10**6, 0) if rate == "1" else (10**6, 2 * 10**6)
+    assert (run.held("A"), run.cash, run.rules()) == (held, cash, set())
+
+
 # --- stale prices and prices off the grid ------------------------------------------------------------------------------
 
 
