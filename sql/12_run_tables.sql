@@ -35,7 +35,7 @@ create table strategy_run (
   constraint strategy_run_slippage_is_not_negative
     check (slippage_bps >= 0 and slippage_bps <= 10000 and volume_impact >= 0 and volume_impact <= 100),
   constraint strategy_run_penetration_is_not_negative check (penetration_ticks between 0 and 1000000),
-  constraint strategy_run_price_age_is_positive check (max_price_age > '0'),
+  constraint strategy_run_price_age_is_positive_and_within_all_times check (max_price_age > '0' and max_price_age <= '400 years'),
   constraint strategy_run_initial_margin_is_a_share check (initial_margin > 0 and initial_margin <= 1),
   constraint strategy_run_maintenance_margin_is_within_initial
     check (maintenance_margin > 0 and maintenance_margin <= initial_margin),

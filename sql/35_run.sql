@@ -58,7 +58,8 @@ begin
   perform engine.require(p_volume_impact between 0 and 100, format('argument=volume_impact value=%s must_be=0_to_100', p_volume_impact));
   perform engine.require(p_penetration_ticks between 0 and 1000000, format('argument=penetration_ticks value=%s must_be=0_to_1000000', p_penetration_ticks));
   perform engine.require(p_reinvest_dividends is not null, 'argument=reinvest_dividends must_be=true|false');
-  perform engine.require(coalesce(p_max_price_age > '0', true), format('argument=max_price_age value=%s must_be=positive', p_max_price_age));
+  perform engine.require(coalesce(p_max_price_age > '0' and p_max_price_age <= '400 years', true),
+                         format('argument=max_price_age value=%s must_be=positive_and_at_most_400_years', p_max_price_age));
   perform from fee_schedule f where f.fee_schedule = p_fee_schedule for key share;   -- they stay while the run does
   perform engine.require(p_fee_schedule is null or found, format('argument=fee_schedule value=%s must_be=a_fee_schedule', p_fee_schedule));
   perform engine.require(p_mark_policy in ('EVERY_TICK', 'SESSION', 'EVENTS'),

@@ -121,6 +121,7 @@ language plpgsql stable as $$
 declare
   v_price numeric;
   v_fees numeric := 0::numeric;
+  v_reserve numeric;
 begin
   perform engine.require(coalesce(o.good_till > c.last_logical_time, true), 'argument=good_till must_be=later_than_the_last_tick');
   o.user_id := c.user_id;
@@ -134,15 +135,17 @@ begin
   o.quantity := p_quantity;
   o.filled_quantity := 0;
   o.source := 'CLIENT';
-  o.reserve_price := case when o.side = 'BUY' then v_price end;
+  v_reserve := case when o.side = 'BUY' then v_price end;
   if (c.terms).fee_schedule is not null and o.quantity > 0 then
     -- per unit, and upwards, so that what is held back for the order covers its fees
     v_fees := engine.fee_sum(engine.fill_fees(c, null, o.symbol, o.side, c.last_logical_time, o.quantity, v_price));
-    o.reserve_price := case when o.side = 'BUY' then ceil((v_price + v_fees / o.quantity) * 1e8) / 1e8 end;
+    v_reserve := case when o.side = 'BUY' then ceil((v_price + v_fees / o.quantity) * 1e8) / 1e8 end;
   end if;
   if (c.terms).initial_margin is not null then
-    o.reserve_price := engine.margin_reserve(c, o.symbol, o.side, p_quantity, v_price, v_fees, p_released_units);
+    v_reserve := engine.margin_reserve(c, o.symbol, o.side, p_quantity, v_price, v_fees, p_released_units);
   end if;
+  perform engine.require(coalesce(v_reserve < 1e12, true), 'argument=quantity,limit_price,stop_price must_be=below_1e12_a_unit_with_fees');
+  o.reserve_price := v_reserve;
   o.reject_reason := engine.acceptance_reason(c, o, p_quantity, v_price, v_fees, p_released_cash, p_released_units);
   o.status := case when o.reject_reason is null then 'PENDING' else 'REJECTED' end;
   o.closed_time := case when o.reject_reason is not null then c.last_logical_time end;

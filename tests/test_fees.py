@@ -614,6 +614,20 @@ def test_a_run_keeps_the_schedule_it_starts_with(tx: Conn) -> None:
     assert val(tx, schedule, user_id, raw) == "ZERO"
 
 
+@pytest.mark.parametrize("options", [{}, {"initial_margin": 1, "maintenance_margin": 1}])
+def test_what_an_order_holds_back_with_its_fees_can_be_stored(tx: Conn, options: dict[str, Any]) -> None:
+    add(tx, flat_amount=10)
+    market = Market(tx)
+    market.bars("A", {"2024-01-01 12:00": 100})
+    run = Run(market, fee_schedule=OWN, **options)
+    run.tick("2024-01-01 12:00")
+    highest = D("999999999999.99999999")
+    for terms in ({"limit": highest}, {"order_type": "STOP", "stop_price": highest}):
+        with refused(tx, "TE101"):
+            run.place("A", "BUY", 5, **terms)
+    assert run.place("A", "BUY", 5, limit=highest - 2)["reject_reason"] == "CASH_INSUFFICIENT"
+
+
 def test_fees_are_part_of_a_run_s_history(tx: Conn) -> None:
     add(tx, flat_amount=1)
     fills = [(1, 100, "2020-06-01", 0), (2, 100, "2020-06-02", 0)]

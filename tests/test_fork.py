@@ -417,8 +417,9 @@ def test_fork_refusals(db: Conn) -> None:
         for taken in (run.user_id, other.user_id):
             with helpers.raises("23505"):
                 fork_of(db, run, 1, taken)
-        with helpers.raises("23503"):
-            fork_of(db, run, 1, 10**9)
+        for unknown in (10**9, None):
+            with helpers.raises("23503"):
+                db.execute("select fork_run(%s, %s, %s, %s)", [*run, helpers.at(1), unknown])
         with helpers.raises("TE204"):
             fork_of(db, helpers.Run(run.user_id, 10**9))
         for level in ("repeatable read", "serializable"):

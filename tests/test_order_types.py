@@ -1890,7 +1890,8 @@ BAD_TERMS: dict[str, dict[str, Any]] = {
     "strategy_run_slippage_is_not_negative (NaN impact)": {"volume_impact": D("NaN")},
     "strategy_run_penetration_is_not_negative": {"penetration_ticks": -1},
     "strategy_run_penetration_is_not_negative (more)": {"penetration_ticks": 1_000_001},
-    "strategy_run_price_age_is_positive": {"max_price_age": timedelta(0)},
+    "strategy_run_price_age_is_positive_and_within_all_times": {"max_price_age": timedelta(0)},
+    "strategy_run_price_age_is_positive_and_within_all_times (more)": {"max_price_age": "400 years 1 day"},
 }
 
 
