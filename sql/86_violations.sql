@@ -30,8 +30,8 @@ create view engine.violation_action as
                               (v.payload ->> 'numerator')::int as numerator, (v.payload ->> 'denominator')::int as denominator) p
    cross join lateral (select abs(p.old) * p.numerator as exact, case when p.old < 0 then -1 else 1 end * (p.old + p.units) * p.denominator as left_over) q
    where v.event_type = 'SPLIT'
-     -- down to the step of that time, which is not stored but divides what is left over
-     and (q.left_over between 0 and q.exact and (q.left_over = 0 or q.exact < 2 * q.left_over)) is not true;
+     -- down to the step of that time, which is not stored but divides what is left over; or to the most that can be held
+     and (q.left_over between 0 and q.exact and (q.left_over = 0 or q.exact < 2 * q.left_over or abs(p.old + p.units) > 5e11)) is not true;
 
 -- What a margin account has been charged and what has been closed for it; a cash account has none of it.
 create view engine.violation_margin as

@@ -7,7 +7,7 @@
 --   orders open at the end of a source that has ended are open again, those canceled by hand after its last tick included
 --   the stop of a trailing order is computed again from the bars as they are now, if later ones have moved it
 --   the terms of an order that a later split has changed are scaled back by the inverse ratio: what the split rounded off a
---   price (to the tick, or to 8 decimals) is lost, and so is the part of a quantity that a reverse split left no unit of
+--   price (to the tick, to 8 decimals, or to below 1e12) is lost, and so is the part of a quantity that a reverse split left no unit of
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
