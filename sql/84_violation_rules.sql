@@ -69,8 +69,8 @@ create view engine.violation_structure as
     left join engine_status s on s.user_id = r.user_id and s.run_id = r.run_id and s.status = r.status
    where r.status <> 'RUNNING' and s.run_id is null
   union all
-  select r.user_id, r.run_id, 'first_tick_after_last', 'first_logical_time=' || r.first_logical_time
-    from engine.accounted_run r where coalesce(r.first_logical_time > r.reached, r.first_logical_time is not null);
+  select r.user_id, r.run_id, 'first_tick_after_last', format('first_logical_time=%s last_logical_time=%s', r.first_logical_time, r.last_logical_time)
+    from engine.accounted_run r where coalesce(r.first_logical_time > r.reached, num_nonnulls(r.first_logical_time, r.last_logical_time) > 0);
 
 create view engine.violation_order as
   with fill as (
@@ -116,6 +116,20 @@ create view engine.violation_order as
       or o.closed_time < o.logical_time
       or (o.status = 'REJECTED') <> (o.reject_reason is not null)
       or o.source not in ('CLIENT', 'BRACKET', 'SIP', 'REBALANCE', 'DIVIDEND', 'MARGIN')
+  union all
+  select o.user_id, o.run_id, 'order_names_no_order', format('order_id=%s named=%s', o.order_id, n.order_id)
+    from paper_order o
+    join engine.accounted_run r on r.user_id = o.user_id and r.run_id = o.run_id
+   cross join unnest(array[o.parent_order_id, o.replaces_order_id, o.oco_id]) n (order_id)
+    left join paper_order p on p.user_id = o.user_id and p.run_id = o.run_id and p.order_id = n.order_id
+   where n.order_id is not null and p.order_id is null
+  union all
+  select o.user_id, o.run_id, 'trigger_disagrees_with_order', format('order_id=%s order_type=%s status=%s triggered_time=%s', o.order_id, o.order_type, o.status, o.triggered_time)
+    from paper_order o
+    join engine.accounted_run r on r.user_id = o.user_id and r.run_id = o.run_id
+   where (o.status = 'TRIGGERED' or o.triggered_time is not null) and o.order_type in ('MARKET', 'LIMIT')
+      or o.status = 'TRIGGERED' and o.triggered_time is null
+      or o.triggered_time < o.logical_time
   union all
   select o.user_id, o.run_id, 'order_later_than_run', 'order_id=' || o.order_id
     from paper_order o

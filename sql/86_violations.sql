@@ -23,6 +23,13 @@ create view engine.violation_action as
    where l.cause = 'DIVIDEND' and d.entry_id is null
       or l.cause = 'CASH_IN_LIEU' and (v.event_key is null or (v.payload ->> 'cash_in_lieu')::numeric <> l.amount)
   union all
+  select o.user_id, o.run_id, 'reinvestment_without_dividend', 'order_id=' || o.order_id
+    from paper_order o
+    join engine.accounted_run r on r.user_id = o.user_id and r.run_id = o.run_id
+    left join (select distinct d.user_id, d.run_id, d.symbol, d.paid_time from dividend_due d) d
+      on d.user_id = o.user_id and d.run_id = o.run_id and d.symbol = o.symbol and d.paid_time = o.logical_time
+   where o.source = 'DIVIDEND' and d.symbol is null
+  union all
   select v.user_id, v.run_id, 'split_disagrees_with_ratio', 'event_key=' || v.event_key
     from event_ledger v
     join engine.accounted_run r on r.user_id = v.user_id and r.run_id = v.run_id

@@ -230,6 +230,7 @@ PLANTS: dict[str, list[Plant]] = {
     ],
     "first_tick_after_last": [
         sql("update engine_state set first_logical_time = '2024-01-09 12:00+00' where KEY"),
+        sql("update engine_state set first_logical_time = null where KEY"),
     ],
     "order_disagrees_with_trades": [
         sql("update paper_order set filled_quantity = 9.5 where KEY and order_id = 1"),
@@ -289,6 +290,28 @@ PLANTS: dict[str, list[Plant]] = {
         sql("update paper_order set reject_reason = null where KEY and order_id = 4"),
         # an unknown source
         sql("update paper_order set source = 'NOBODY' where KEY and order_id = 5"),
+    ],
+    "order_names_no_order": [
+        *(
+            sql(f"update paper_order set {name} = 999 where KEY and order_id = 3")
+            for name in ("parent_order_id", "replaces_order_id", "oco_id")
+        ),
+    ],
+    "trigger_disagrees_with_order": [
+        sql("update paper_order set status = 'TRIGGERED', triggered_time = logical_time where KEY and order_id = 3"),
+        sql("update paper_order set triggered_time = closed_time where KEY and order_id = 1"),
+        *(
+            sql(f"update paper_order set order_type = 'STOP', stop_price = 1, {wrong} where KEY and order_id = 3")
+            for wrong in ("status = 'TRIGGERED'", "triggered_time = logical_time - interval '1 second'")
+        ),
+    ],
+    "reinvestment_without_dividend": [
+        sql("update paper_order set source = 'DIVIDEND' where KEY and order_id = 4"),
+        # of another symbol
+        sql(
+            "update paper_order set source = 'DIVIDEND', logical_time = (select paid_time from dividend_due where KEY),"
+            " closed_time = (select paid_time from dividend_due where KEY) where KEY and order_id = 4"
+        ),
     ],
     "order_later_than_run": [
         # an order closed after the last tick
@@ -623,6 +646,10 @@ UNSEEN: dict[str, Plant] = {
     "an unknown reason": sql("update paper_order set reject_reason = 'BECAUSE' where KEY and order_id = 4"),
     "a DAY order alive after its session": sql(
         "update paper_order set status = 'PENDING', closed_time = null where KEY and order_id = 6",
+    ),
+    "a split of nothing, by an event that no action has made": sql(
+        "insert into event_ledger values (%(u)s, %(r)s, '2024-01-06 12:00Z', 'SPLIT', 'A:2024-01-06',"
+        """ '{"symbol": "A", "numerator": 2, "denominator": 1, "quantity": 0, "units": 0}')""",
     ),
     "a SIP order above its amount": sql("update sip_plan set amount = 1 where KEY"),
 }
