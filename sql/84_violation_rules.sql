@@ -124,7 +124,8 @@ create view engine.violation_order as
     left join paper_order p on p.user_id = o.user_id and p.run_id = o.run_id and p.order_id = n.order_id
    where n.order_id is not null and p.order_id is null
   union all
-  select o.user_id, o.run_id, 'trigger_disagrees_with_order', format('order_id=%s order_type=%s status=%s triggered_time=%s', o.order_id, o.order_type, o.status, o.triggered_time)
+  select o.user_id, o.run_id, 'trigger_disagrees_with_order',
+         format('order_id=%s order_type=%s status=%s triggered_time=%s', o.order_id, o.order_type, o.status, o.triggered_time)
     from paper_order o
     join engine.accounted_run r on r.user_id = o.user_id and r.run_id = o.run_id
    where (o.status = 'TRIGGERED' or o.triggered_time is not null) and o.order_type in ('MARKET', 'LIMIT')
