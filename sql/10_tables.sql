@@ -140,7 +140,7 @@ create table corporate_action (
   constraint corporate_action_type_is_known check (action_type in ('SPLIT', 'DIVIDEND')),
   constraint corporate_action_split_has_a_ratio
     check (num_nonnulls(ratio_numerator, ratio_denominator) = case action_type when 'SPLIT' then 2 else 0 end),
-  constraint corporate_action_ratio_is_positive check (ratio_numerator > 0 and ratio_denominator > 0),
+  constraint corporate_action_ratio_is_of_numbers_up_to_a_million check (ratio_numerator between 1 and 1000000 and ratio_denominator between 1 and 1000000),
   constraint corporate_action_dividend_has_an_amount
     check (num_nonnulls(amount, pay_date) = case action_type when 'DIVIDEND' then 2 else 0 end),
   constraint corporate_action_pays_after_ex_date check (pay_date >= ex_date),

@@ -35,7 +35,7 @@ create table strategy_run (
   constraint strategy_run_slippage_is_not_negative
     check (slippage_bps >= 0 and slippage_bps <= 10000 and volume_impact >= 0 and volume_impact <= 100),
   constraint strategy_run_penetration_is_not_negative check (penetration_ticks between 0 and 1000000),
-  constraint strategy_run_price_age_is_positive check (max_price_age > '0'),
+  constraint strategy_run_price_age_is_positive_and_within_all_times check (max_price_age > '0' and max_price_age <= '400 years'),
   constraint strategy_run_initial_margin_is_a_share check (initial_margin > 0 and initial_margin <= 1),
   constraint strategy_run_maintenance_margin_is_within_initial
     check (maintenance_margin > 0 and maintenance_margin <= initial_margin),
@@ -125,6 +125,7 @@ create table paper_order (
   take_profit_price unit_price,
   stop_loss_price unit_price,
   stop_loss_limit_price unit_price,
+  client_terms jsonb,
   constraint paper_order_pkey primary key (user_id, run_id, order_id),
   constraint paper_order_of_run foreign key (user_id, run_id) references strategy_run on delete cascade,
   constraint paper_order_id_counts_from_one check (order_id > 0),
@@ -163,6 +164,7 @@ comment on column paper_order.parent_order_id is 'The entry order whose fill mad
 comment on column paper_order.replaces_order_id is 'The order that this one has replaced.';
 comment on column paper_order.take_profit_price is 'Entry of a bracket: what it fills gets an exit LIMIT at this price.';
 comment on column paper_order.stop_loss_price is 'Entry of a bracket: what it fills gets an exit STOP at this price, or STOP_LIMIT with stop_loss_limit_price.';
+comment on column paper_order.client_terms is 'With a client_order_id: the terms as the call gave them, to tell its repetition from another call. Splits and fills change the order, not these; not part of the digest. A pair''s stand with its limit order.';
 comment on column paper_order.reserve_price is 'Price at which an open buy reserves cash; null when no price was known at acceptance. Margin account: what an order of either side reserves of exposure, its part that only reduces a position left out; null = nothing.';
 comment on column paper_order.closed_time is 'Logical time at which the order was filled, expired or rejected at its fill; the last tick for a cancel.';
 

@@ -93,11 +93,12 @@ values
   ('IN_DELIVERY', 'STAMP', 'BUY', '2020-07-01', 1.5, 'Indian Stamp Act as amended by the Finance Act 2019: 0.015 % on delivery, buyer, from 2020-07-01'),
   ('IN_INTRADAY', 'STAMP', 'BUY', '2020-07-01', 0.3, 'Indian Stamp Act as amended by the Finance Act 2019: 0.003 % without delivery, buyer, from 2020-07-01');
 
--- The depository takes its charge once a day and security; here it is once a sell order.
+-- The depository takes its charge once a day and security. Here it is once a sell order, like any flat amount: who sells a
+-- security in several orders of one day pays more than a broker would take.
 insert into fee_schedule (fee_schedule, component, side, effective_from, flat_amount, source)
 values
-  ('IN_DELIVERY', 'DP', 'SELL', '2020-07-01', 13.50, 'Zerodha and CDSL: ₹13.50 a security and day (support page, 2021); first day not known'),
-  ('IN_DELIVERY', 'DP', 'SELL', '2024-10-01', 13.00, 'CDSL: ₹3.50 a debit from 2024-10-01, and ₹9.50 for Zerodha (charges, 2026)');
+  ('IN_DELIVERY', 'DP', 'SELL', '2020-07-01', 13.50, 'Zerodha and CDSL: ₹13.50 a security and day (support page, 2021), here once a sell order; first day not known'),
+  ('IN_DELIVERY', 'DP', 'SELL', '2024-10-01', 13.00, 'CDSL: ₹3.50 a debit from 2024-10-01, and ₹9.50 for Zerodha, a security and day (charges, 2026), here once a sell order');
 
 -- GST on services; not on the tax and the duty. On the regulator's fee only since July 2022.
 insert into fee_schedule (fee_schedule, component, side, effective_from, rate_bps, of_components, source)

@@ -16,6 +16,28 @@ begin
   return v_user_id;
 end $$;
 
+-- A user who may have a new run. The constraints would say so too, but not before a run_id is spent.
+create function engine.require_free_user(p_user_id bigint) returns void
+language plpgsql as $$
+declare
+  v_run_id bigint;
+begin
+  if p_user_id is null or not exists (select from app_user u where u.user_id = p_user_id) then
+    perform engine.refuse('23503', format('user_id=%s', coalesce(p_user_id::text, 'null')));
+  end if;
+  select r.run_id into v_run_id from strategy_run r where r.user_id = p_user_id and r.status = 'RUNNING';
+  if found then
+    perform engine.refuse('23505', format('user_id=%s run_id=%s', p_user_id, v_run_id));
+  end if;
+end $$;
+
+-- Whoever is just ending the user's run ends it first. For a caller that holds no other run: it would be out of key order.
+create function engine.await_user(p_user_id bigint) returns void
+language plpgsql as $$
+begin
+  perform from strategy_run r where r.user_id = p_user_id and r.status = 'RUNNING' for share;
+end $$;
+
 -- A RUNNING run with its row alone.
 -- writes: strategy_run
 create function engine.add_run(
@@ -36,8 +58,10 @@ begin
   perform engine.require(p_volume_impact between 0 and 100, format('argument=volume_impact value=%s must_be=0_to_100', p_volume_impact));
   perform engine.require(p_penetration_ticks between 0 and 1000000, format('argument=penetration_ticks value=%s must_be=0_to_1000000', p_penetration_ticks));
   perform engine.require(p_reinvest_dividends is not null, 'argument=reinvest_dividends must_be=true|false');
-  perform engine.require(coalesce(p_max_price_age > '0', true), format('argument=max_price_age value=%s must_be=positive', p_max_price_age));
-  perform engine.require(p_fee_schedule is null or exists (select from fee_schedule f where f.fee_schedule = p_fee_schedule),
+  perform engine.require(coalesce(p_max_price_age > '0' and p_max_price_age <= '400 years', true),
+                         format('argument=max_price_age value=%s must_be=positive_and_at_most_400_years', p_max_price_age));
+  perform from fee_schedule f where f.fee_schedule = p_fee_schedule for key share;   -- they stay while the run does
+  perform engine.require(p_fee_schedule is null or found,
                          format('argument=fee_schedule value=%s must_be=%s', p_fee_schedule,
                                 (select string_agg(distinct f.fee_schedule collate "C", '|' order by f.fee_schedule collate "C") from fee_schedule f)));
   perform engine.require(p_mark_policy in ('EVERY_TICK', 'SESSION', 'EVENTS'),
@@ -47,15 +71,7 @@ begin
   if not exists (select from feed f where f.feed = p_feed) then
     perform engine.refuse('TE201', format('feed=%s', p_feed));
   end if;
-
-  -- the constraints would say so too, but not before a run_id is spent
-  if p_user_id is not null and not exists (select from app_user u where u.user_id = p_user_id) then
-    perform engine.refuse('23503', format('user_id=%s', p_user_id));
-  end if;
-  select r.run_id into v_run_id from strategy_run r where r.user_id = p_user_id and r.status = 'RUNNING' for share;
-  if found then
-    perform engine.refuse('23505', format('user_id=%s run_id=%s', p_user_id, v_run_id));
-  end if;
+  perform engine.require_free_user(p_user_id);
 
   loop
     insert into strategy_run (user_id, name, feed, currency, status, initial_cash, mark_policy, fee_schedule,

@@ -80,6 +80,8 @@ begin
   c.reserved := engine.reserved_cash(c);
   select l.max_position, l.max_order_value into c.max_position, c.max_order_value
     from risk_limit l where l.user_id = c.user_id and l.run_id = c.run_id;
+  -- what unit_quantity holds: beyond it an order, and a reinvested dividend, is a POSITION_LIMIT_EXCEEDED without a limit too
+  c.max_position := least(c.max_position, 999999999999.99999999);
   c.forbidden := array(select f.symbol from forbidden_symbol f where f.user_id = c.user_id and f.run_id = c.run_id);
   return c;
 end $$;

@@ -190,3 +190,15 @@ begin
                                         old.fee_schedule, old.component, to_char(old.effective_from, 'YYYY-MM-DD')));
   return null;
 end $$;
+
+-- BEFORE DELETE of a fee_schedule row: not while a run names the schedule, which would trade on without it. A run that
+-- starts has locked the rows (add_run), so one of the two waits and sees the other.
+create function engine.guard_fee_delete() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if exists (select from public.strategy_run r where r.fee_schedule = old.fee_schedule) then
+    perform engine.refuse('TE004', format('table=fee_schedule fee_schedule=%s component=%s effective_from=%s',
+                                          old.fee_schedule, old.component, to_char(old.effective_from, 'YYYY-MM-DD')));
+  end if;
+  return old;
+end $$;

@@ -1,4 +1,4 @@
--- Orders: acceptance and cancel. What happens on bars is in 55_match.sql.
+-- Orders: acceptance. What happens on bars is in 55_match.sql.
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
@@ -122,6 +122,7 @@ language plpgsql stable as $$
 declare
   v_price numeric;
   v_fees numeric := 0::numeric;
+  v_reserve numeric;
 begin
   perform engine.require(coalesce(o.good_till > c.last_logical_time, true), 'argument=good_till must_be=later_than_the_last_tick');
   o.user_id := c.user_id;
@@ -135,34 +136,38 @@ begin
   o.quantity := p_quantity;
   o.filled_quantity := 0;
   o.source := 'CLIENT';
-  o.reserve_price := case when o.side = 'BUY' then v_price end;
+  v_reserve := case when o.side = 'BUY' then v_price end;
   if (c.terms).fee_schedule is not null and o.quantity > 0 then
     -- per unit, and upwards, so that what is held back for the order covers its fees; before the first tick no row is in force
     v_fees := engine.fee_sum(engine.fill_fees(c, null, o.symbol, o.side, c.last_logical_time, o.quantity, v_price));
-    o.reserve_price := case when o.side = 'BUY' then ceil((v_price + v_fees / o.quantity) * 1e8) / 1e8 end;
+    v_reserve := case when o.side = 'BUY' then ceil((v_price + v_fees / o.quantity) * 1e8) / 1e8 end;
   end if;
   if (c.terms).initial_margin is not null then
-    o.reserve_price := engine.margin_reserve(c, o.symbol, o.side, p_quantity, v_price, v_fees, p_released_units);
+    v_reserve := engine.margin_reserve(c, o.symbol, o.side, p_quantity, v_price, v_fees, p_released_units);
   end if;
+  perform engine.require(coalesce(v_reserve < 1e12, true), 'argument=quantity,limit_price,stop_price must_be=below_1e12_a_unit_with_fees');
+  o.reserve_price := v_reserve;
   o.reject_reason := engine.acceptance_reason(c, o, p_quantity, v_price, v_fees, p_released_cash, p_released_units);
   o.status := case when o.reject_reason is null then 'PENDING' else 'REJECTED' end;
   o.closed_time := case when o.reject_reason is not null then c.last_logical_time end;
   return o;
 end $$;
 
+-- The terms of an order as its client gives them, to be stored with his client_order_id.
+create function engine.terms_of(o paper_order, p_quantity numeric) returns jsonb
+language sql stable
+return jsonb_strip_nulls(jsonb_build_object(
+  'symbol', o.symbol, 'side', o.side, 'order_type', o.order_type, 'quantity', p_quantity, 'limit_price', o.limit_price,
+  'stop_price', case when o.order_type <> 'TRAILING_STOP' then o.stop_price end, 'time_in_force', o.time_in_force,
+  'trail_amount', o.trail_amount, 'trail_percent', o.trail_percent, 'good_till', extract(epoch from o.good_till),
+  'take_profit', o.take_profit_price, 'stop_loss', o.stop_loss_price, 'stop_loss_limit', o.stop_loss_limit_price));
+
 -- Is that the order that was placed with this client_order_id? The first answer may have been lost: the same terms get
--- it again, even from a stopped run; other terms are TE102.
-create function engine.require_same_terms(p_stored paper_order, o paper_order, p_quantity numeric) returns void
+-- it again, even from a stopped run; other terms are TE102. A raw order has the terms that it has now.
+create function engine.require_same_terms(p_stored paper_order, p_terms jsonb) returns void
 language plpgsql as $$
 begin
-  if (p_stored.symbol, p_stored.side, p_stored.order_type, p_stored.limit_price, p_stored.time_in_force, p_stored.trail_amount,
-      p_stored.trail_percent, p_stored.good_till, p_stored.take_profit_price, p_stored.stop_loss_price, p_stored.stop_loss_limit_price,
-      p_stored.replaces_order_id, case when p_stored.order_type <> 'TRAILING_STOP' then p_stored.stop_price end)
-     is distinct from (o.symbol, o.side, o.order_type, o.limit_price, o.time_in_force, o.trail_amount,
-      o.trail_percent, o.good_till, o.take_profit_price, o.stop_loss_price, o.stop_loss_limit_price,
-      o.replaces_order_id, case when o.order_type <> 'TRAILING_STOP' then o.stop_price end)
-     -- what has too many decimals to be stored was rejected, and comes again with the same decimals
-     or p_quantity <> p_stored.quantity and (p_stored.status <> 'REJECTED' or round(p_quantity, 8) <> p_stored.quantity) then
+  if coalesce(p_stored.client_terms, engine.terms_of(p_stored, p_stored.quantity)) <> p_terms then
     perform engine.refuse('TE102', format('client_order_id=%s order_id=%s', p_stored.client_order_id, p_stored.order_id));
   end if;
 end $$;
@@ -211,40 +216,17 @@ declare
   v_stored paper_order;
 begin
   c := engine.open_run(p_user_id, p_run_id);
-  select * into v_stored from paper_order x
-   where x.user_id = p_user_id and x.run_id = p_run_id and x.client_order_id = p_client_order_id;
-  if found then
-    perform engine.require_same_terms(v_stored, o, p_quantity);
-    return v_stored;
+  if p_client_order_id is not null then
+    o.client_terms := engine.terms_of(o, p_quantity);
+    select * into v_stored from paper_order x
+     where x.user_id = p_user_id and x.run_id = p_run_id and x.client_order_id = p_client_order_id;
+    if found then
+      perform engine.require_same_terms(v_stored, o.client_terms);
+      return v_stored;
+    end if;
   end if;
   perform engine.require_running(c);
   o := engine.judged(c, o, p_quantity);
   insert into paper_order select (o).*;
   return o;
-end $$;
-
--- One order of a pair takes the other with it.
--- writes: paper_order
-create function engine.cancel_order(p_user_id bigint, p_run_id bigint, p_order_id bigint) returns paper_order
-language plpgsql as $$
-declare
-  c engine.context := engine.open_run(p_user_id, p_run_id);
-  v_order paper_order;
-begin
-  perform engine.require_running(c);
-  select * into v_order from paper_order o
-   where o.user_id = p_user_id and o.run_id = p_run_id and o.order_id = p_order_id;
-  perform engine.require(found, format('argument=order_id value=%s must_be=an_order_of_the_run', p_order_id));
-  if v_order.status not in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED') then
-    return v_order;
-  end if;
-  update paper_order o set status = 'CANCELED', closed_time = c.last_logical_time, seen_time = null
-   where o.user_id = p_user_id and o.run_id = p_run_id and o.order_id = p_order_id
-  returning * into v_order;
-  if v_order.oco_id is not null then
-    update paper_order o set status = 'CANCELED', closed_time = c.last_logical_time, seen_time = null
-     where o.user_id = p_user_id and o.run_id = p_run_id and o.oco_id = v_order.oco_id
-       and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED');
-  end if;
-  return v_order;
 end $$;

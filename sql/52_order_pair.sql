@@ -1,4 +1,4 @@
--- Orders that depend on each other: one cancels other, and one that replaces another.
+-- Orders that depend on each other: one cancels other, and one that replaces another. And how an order is canceled.
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
@@ -19,6 +19,14 @@ begin
   return o;
 end $$;
 
+-- The limit and the stop of a pair lie on either side of the price.
+create function engine.require_apart(p_side text, p_limit_price numeric, p_stop_price numeric) returns void
+language plpgsql as $$
+begin
+  perform engine.require(case p_side when 'BUY' then p_limit_price < p_stop_price else p_limit_price > p_stop_price end,
+                         'argument=limit_price,stop_price must_be=on_either_side_of_the_price');
+end $$;
+
 -- Two exits or entries that share one quantity: what one fills the other loses, and the end of one is the end of the
 -- other. Accepted or rejected together; the limit order carries the client_order_id.
 -- writes: paper_order
@@ -29,7 +37,6 @@ create function engine.place_oco(
 language plpgsql as $$
 declare
   v_stop_type constant text := case when p_stop_limit_price is null then 'STOP' else 'STOP_LIMIT' end;
-  v_sign constant int := case p_side when 'BUY' then -1 else 1 end;
   c engine.context;
   l paper_order;
   s paper_order;
@@ -39,7 +46,7 @@ begin
   perform engine.require_order_terms(p_symbol, p_side, p_quantity, 'LIMIT', p_limit_price, null, p_time_in_force, p_client_order_id, null, null, p_good_till);
   perform engine.require_order_terms(p_symbol, p_side, p_quantity, v_stop_type, p_stop_limit_price, p_stop_price, p_time_in_force, p_client_order_id, null, null, p_good_till);
   perform engine.require(p_time_in_force not in ('IOC', 'FOK'), 'argument=time_in_force must_be=DAY|GTC|GTD');
-  perform engine.require(v_sign * (p_limit_price - p_stop_price) > 0, 'argument=limit_price,stop_price must_be=on_either_side_of_the_price');
+  perform engine.require_apart(p_side, p_limit_price, p_stop_price);
   l.symbol := p_symbol;
   l.side := p_side;
   l.time_in_force := p_time_in_force;
@@ -53,12 +60,15 @@ begin
   s.limit_price := p_stop_limit_price;
 
   c := engine.open_run(p_user_id, p_run_id);
-  select * into v_stored from paper_order o where o.user_id = p_user_id and o.run_id = p_run_id and o.client_order_id = p_client_order_id;
-  if found then
-    perform engine.require_same_terms(v_stored, l, p_quantity);
-    return query select o.* from paper_order o
-      where o.user_id = p_user_id and o.run_id = p_run_id and o.oco_id = v_stored.oco_id order by o.order_id;
-    return;
+  if p_client_order_id is not null then
+    l.client_terms := engine.terms_of(l, p_quantity) || jsonb_build_object('pair', jsonb_build_array(p_stop_price, p_stop_limit_price));
+    select * into v_stored from paper_order o where o.user_id = p_user_id and o.run_id = p_run_id and o.client_order_id = p_client_order_id;
+    if found then
+      perform engine.require_same_terms(v_stored, l.client_terms);
+      return query select o.* from paper_order o
+        where o.user_id = p_user_id and o.run_id = p_run_id and o.order_id in (v_stored.order_id, v_stored.order_id + 1) order by o.order_id;
+      return;
+    end if;
   end if;
   perform engine.require_running(c);
   l := engine.judged(c, l, p_quantity);
@@ -109,6 +119,31 @@ begin
   return (engine.judged(c, o, p_left, p_released_cash, p_left)).reserve_price;
 end $$;
 
+-- One of a pair may be replaced by what leaves them a pair: the quantity that they share, one life, and prices on either
+-- side. An exit that has lost its other, or never had one, may live as it likes.
+create function engine.require_leg(p_old paper_order, o paper_order, p_quantity numeric) returns void
+language plpgsql as $$
+declare
+  v_other paper_order;
+begin
+  if p_old.oco_id is null then
+    return;
+  end if;
+  perform engine.require(p_quantity = p_old.quantity - p_old.filled_quantity, 'argument=quantity must_be=unchanged_for_one_of_a_pair');
+  select * into v_other from paper_order x
+   where x.user_id = p_old.user_id and x.run_id = p_old.run_id and x.oco_id = p_old.oco_id and x.order_id <> p_old.order_id
+     and x.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED') order by x.order_id limit 1;
+  if found then
+    perform engine.require((o.time_in_force, o.good_till) is not distinct from (p_old.time_in_force, p_old.good_till),
+                           'argument=time_in_force,good_till must_be=unchanged_for_one_of_a_pair');
+    if o.order_type = 'LIMIT' then
+      perform engine.require_apart(o.side, o.limit_price, v_other.stop_price);
+    else
+      perform engine.require_apart(o.side, v_other.limit_price, o.stop_price);
+    end if;
+  end if;
+end $$;
+
 -- A new order with other terms in place of an open one, which is canceled in the same moment; p_quantity null: what is
 -- left of it. If the new one cannot be accepted it is stored REJECTED, and the old one stays.
 -- writes: paper_order
@@ -122,11 +157,22 @@ declare
   v_old paper_order;
   v_stored paper_order;
   o paper_order;
+  v_terms jsonb;
   v_left numeric;
   v_quantity numeric;
 begin
   select * into v_old from paper_order x where x.user_id = p_user_id and x.run_id = p_run_id and x.order_id = p_order_id;
   perform engine.require(found, format('argument=order_id value=%s must_be=an_order_of_the_run', p_order_id));
+  if p_client_order_id is not null then
+    v_terms := jsonb_strip_nulls(jsonb_build_object(
+      'replaces_order_id', p_order_id, 'quantity', p_quantity, 'limit_price', p_limit_price, 'stop_price', p_stop_price, 'time_in_force', p_time_in_force,
+      'trail_amount', p_trail_amount, 'trail_percent', p_trail_percent, 'good_till', extract(epoch from p_good_till)));
+    select * into v_stored from paper_order x where x.user_id = p_user_id and x.run_id = p_run_id and x.client_order_id = p_client_order_id;
+    if found then
+      perform engine.require_same_terms(v_stored, v_terms);
+      return v_stored;
+    end if;
+  end if;
   v_left := v_old.quantity - v_old.filled_quantity;
   v_quantity := coalesce(p_quantity, v_left);
   perform engine.require_prices(p_limit_price, p_stop_price, p_trail_amount, p_trail_percent);
@@ -135,15 +181,11 @@ begin
   perform engine.require_order_terms(o.symbol, o.side, v_quantity, o.order_type, o.limit_price, o.stop_price, o.time_in_force,
                                      p_client_order_id, o.trail_amount, o.trail_percent, o.good_till);
   perform engine.require_exits(o.side, o.limit_price, o.take_profit_price, o.stop_loss_price, o.stop_loss_limit_price);
+  o.client_terms := v_terms;
 
-  select * into v_stored from paper_order x where x.user_id = p_user_id and x.run_id = p_run_id and x.client_order_id = p_client_order_id;
-  if found then
-    perform engine.require_same_terms(v_stored, o, case when p_quantity is null then v_stored.quantity else p_quantity end);
-    return v_stored;
-  end if;
   perform engine.require_running(c);
   perform engine.require(v_old.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED'), format('argument=order_id value=%s must_be=an_open_order', p_order_id));
-  perform engine.require(v_old.oco_id is null or v_quantity = v_left, 'argument=quantity must_be=unchanged_for_one_of_a_pair');
+  perform engine.require_leg(v_old, o, v_quantity);
 
   o := engine.judged(c, o, v_quantity, engine.reservation(v_left, v_old.reserve_price, c.scale), v_left);
   o.reserve_price := case when o.parent_order_id is null then o.reserve_price end;
@@ -160,4 +202,30 @@ begin
   end if;
   insert into paper_order select (o).*;
   return o;
+end $$;
+
+-- One order of a pair takes the other with it.
+-- writes: paper_order
+create function engine.cancel_order(p_user_id bigint, p_run_id bigint, p_order_id bigint) returns paper_order
+language plpgsql as $$
+declare
+  c engine.context := engine.open_run(p_user_id, p_run_id);
+  v_order paper_order;
+begin
+  perform engine.require_running(c);
+  select * into v_order from paper_order o
+   where o.user_id = p_user_id and o.run_id = p_run_id and o.order_id = p_order_id;
+  perform engine.require(found, format('argument=order_id value=%s must_be=an_order_of_the_run', p_order_id));
+  if v_order.status not in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED') then
+    return v_order;
+  end if;
+  update paper_order o set status = 'CANCELED', closed_time = c.last_logical_time, seen_time = null
+   where o.user_id = p_user_id and o.run_id = p_run_id and o.order_id = p_order_id
+  returning * into v_order;
+  if v_order.oco_id is not null then
+    update paper_order o set status = 'CANCELED', closed_time = c.last_logical_time, seen_time = null
+     where o.user_id = p_user_id and o.run_id = p_run_id and o.oco_id = v_order.oco_id
+       and o.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED');
+  end if;
+  return v_order;
 end $$;

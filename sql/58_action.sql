@@ -20,19 +20,28 @@ begin
          stop_loss_limit_price = engine.split_price(o.stop_loss_limit_price, p_numerator, p_denominator, i.price_tick, o.side = 'BUY')
     from paper_order p
     join instrument i on i.symbol = p.symbol
-   cross join lateral (select engine.units_for((p.quantity - p.filled_quantity) * p_numerator, p_denominator, i.quantity_step) as remaining) q
+   cross join lateral (select engine.units_after_split(p, p_numerator, p_denominator, i.quantity_step) as remaining) q
    where p.user_id = c.user_id and p.run_id = c.run_id and p.symbol = p_symbol and p.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED')
      and o.user_id = p.user_id and o.run_id = p.run_id and o.order_id = p.order_id;
   return found;
 end $$;
 
--- A price after a split, at most 8 decimals, rounded up or down to the grid; never 0.
+-- What is open of an order after a split, down to the step; nothing of what then has a quantity or a price that cannot be stored.
+create function engine.units_after_split(o paper_order, p_numerator int, p_denominator int, p_step numeric) returns numeric
+language sql immutable
+return case
+  when ((o).quantity - (o).filled_quantity) * p_numerator >= (1e12 - (o).filled_quantity) * p_denominator
+    or greatest((o).limit_price, (o).stop_price, (o).trail_amount, (o).reserve_price, (o).take_profit_price, (o).stop_loss_price, (o).stop_loss_limit_price)
+       * p_denominator >= 1e12 * p_numerator then 0
+  else engine.units_for(((o).quantity - (o).filled_quantity) * p_numerator, p_denominator, p_step) end;
+
+-- A price after a split, at most 8 decimals, rounded up or down to the grid; never 0, and never more than can be stored.
 create function engine.split_price(p_price numeric, p_numerator int, p_denominator int, p_tick numeric, p_is_up boolean) returns numeric
 language sql immutable
-return case when p_price is not null then greatest(coalesce(p_tick, 0.00000001), case
+return case when p_price is not null then least(999999999999.99999999, greatest(coalesce(p_tick, 0.00000001), case
   when p_tick is null then round(p_price * p_denominator / p_numerator, 8)
   when p_is_up then ceil(p_price * p_denominator / p_numerator / p_tick) * p_tick
-  else floor(p_price * p_denominator / p_numerator / p_tick) * p_tick end) end;
+  else floor(p_price * p_denominator / p_numerator / p_tick) * p_tick end)) end;
 
 -- The last close before p_time in today's units: restated by the splits that have come at p_time already, and by x.
 create function engine.restated_close(c engine.context, p_time timestamptz, x corporate_action) returns numeric
@@ -52,14 +61,15 @@ begin
 end $$;
 
 -- A split or bonus of p_numerator new units for p_denominator old ones: the position follows, down to the step; the
--- fraction is paid out at the last close before, restated, and takes its share of the cost with it.
+-- fraction, and what is more than can be held, is paid out at the last close before, restated, and takes its share of the cost with it.
 -- writes: paper_position, paper_order, cash_ledger, event_ledger
 create function engine.apply_split(c engine.context, p_time timestamptz, x corporate_action) returns engine.context
 language plpgsql as $$
 declare
   i int := array_position(c.symbols, x.symbol);
   v_old numeric := coalesce(c.quantities[i], 0);
-  v_new numeric := (select engine.units_for(v_old * x.ratio_numerator, x.ratio_denominator, s.quantity_step) from instrument s where s.symbol = x.symbol);
+  v_new numeric := (select sign(v_old) * least(engine.units_for(abs(v_old) * x.ratio_numerator, x.ratio_denominator, s.quantity_step),
+                                               engine.floor_to(999999999999, s.quantity_step)) from instrument s where s.symbol = x.symbol);
   v_price numeric := engine.restated_close(c, p_time, x);
   v_rest numeric := v_old * x.ratio_numerator - v_new * x.ratio_denominator;   -- exact, where the fraction itself would be rounded
   v_cash numeric := coalesce(round(v_rest * v_price / x.ratio_denominator, c.scale), 0);

@@ -60,7 +60,7 @@ begin
                          'argument=step_up must_be=percent_or_amount_with_every');
   perform engine.require(coalesce(p_step_up_every, 1) > 0, 'argument=step_up_every must_be=positive');
   perform engine.require_positive('step_up_percent', round(coalesce(p_step_up_percent, 1), 4));
-  perform engine.require(coalesce(p_step_up_percent, 1) < 10000, 'argument=step_up_percent must_be=below_10000');
+  perform engine.require(round(coalesce(p_step_up_percent, 1), 4) < 10000, 'argument=step_up_percent must_be=below_10000');
   perform engine.require_positive('step_up_amount', round(coalesce(p_step_up_amount, 1), c.scale));
   perform engine.require(p_whole_units is not null, 'argument=whole_units must_be=true|false');
   perform engine.require(coalesce(p_auto_pause_after, 1) > 0, 'argument=auto_pause_after must_be=positive');

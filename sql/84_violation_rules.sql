@@ -69,8 +69,8 @@ create view engine.violation_structure as
     left join engine_status s on s.user_id = r.user_id and s.run_id = r.run_id and s.status = r.status
    where r.status <> 'RUNNING' and s.run_id is null
   union all
-  select r.user_id, r.run_id, 'first_tick_after_last', 'first_logical_time=' || r.first_logical_time
-    from engine.accounted_run r where coalesce(r.first_logical_time > r.reached, r.first_logical_time is not null);
+  select r.user_id, r.run_id, 'first_tick_after_last', format('first_logical_time=%s last_logical_time=%s', r.first_logical_time, r.last_logical_time)
+    from engine.accounted_run r where coalesce(r.first_logical_time > r.reached, num_nonnulls(r.first_logical_time, r.last_logical_time) > 0);
 
 create view engine.violation_order as
   with fill as (
@@ -101,9 +101,10 @@ create view engine.violation_order as
     join engine.accounted_run r on r.user_id = t.user_id and r.run_id = t.run_id
     join paper_order o on o.user_id = t.user_id and o.run_id = t.run_id and o.order_id = t.order_id
    where (t.side = 'BUY' and t.price > o.limit_price or t.side = 'SELL' and t.price < o.limit_price)
-     -- what filled before a split had another limit, which nothing keeps
-     and not exists (select from event_ledger v where v.user_id = t.user_id and v.run_id = t.run_id and v.event_type = 'SPLIT' and v.payload ->> 'symbol' = t.symbol
-                        and v.logical_time > t.logical_time and v.logical_time <= coalesce(o.closed_time, 'infinity'))
+     -- a split has changed the limit since
+     and not exists (select from event_ledger v
+                      where v.user_id = t.user_id and v.run_id = t.run_id and v.event_type = 'SPLIT' and v.payload ->> 'symbol' = t.symbol
+                        and v.logical_time > t.logical_time and coalesce(v.logical_time <= o.closed_time, true))
   union all
   select o.user_id, o.run_id, 'order_closing_disagrees_with_status', format('order_id=%s status=%s closed_time=%s', o.order_id, o.status, o.closed_time)
     from paper_order o
@@ -115,6 +116,21 @@ create view engine.violation_order as
       or o.closed_time < o.logical_time
       or (o.status = 'REJECTED') <> (o.reject_reason is not null)
       or o.source not in ('CLIENT', 'BRACKET', 'SIP', 'REBALANCE', 'DIVIDEND', 'MARGIN')
+  union all
+  select o.user_id, o.run_id, 'order_names_no_order', format('order_id=%s named=%s', o.order_id, n.order_id)
+    from paper_order o
+    join engine.accounted_run r on r.user_id = o.user_id and r.run_id = o.run_id
+   cross join unnest(array[o.parent_order_id, o.replaces_order_id, o.oco_id]) n (order_id)
+    left join paper_order p on p.user_id = o.user_id and p.run_id = o.run_id and p.order_id = n.order_id
+   where n.order_id is not null and p.order_id is null
+  union all
+  select o.user_id, o.run_id, 'trigger_disagrees_with_order',
+         format('order_id=%s order_type=%s status=%s triggered_time=%s', o.order_id, o.order_type, o.status, o.triggered_time)
+    from paper_order o
+    join engine.accounted_run r on r.user_id = o.user_id and r.run_id = o.run_id
+   where (o.status = 'TRIGGERED' or o.triggered_time is not null) and o.order_type in ('MARKET', 'LIMIT')
+      or o.status = 'TRIGGERED' and o.triggered_time is null
+      or o.triggered_time < o.logical_time
   union all
   select o.user_id, o.run_id, 'order_later_than_run', 'order_id=' || o.order_id
     from paper_order o
@@ -157,19 +173,33 @@ create view engine.violation_cash as
     left join paper_trade t on t.user_id = l.user_id and t.run_id = l.run_id and t.trade_id = l.trade_id
    where (l.cause = 'TRADE') <> (t.trade_id is not null) or (l.trade_id is not null) <> (t.trade_id is not null);
 
--- An order has been charged, component by component, at most the highest fee that its fills have ever come to.
+-- Of each component an order has been charged what the row that trade_fee names comes to for its fills so far, at most. Which
+-- rows of the schedule and which product the instrument had then, nothing says: they may have been added or corrected since.
 create view engine.violation_fee as
-  with fill as (
-    select t.user_id, t.run_id, t.order_id, t.trade_id, t.symbol, t.side, s.fee_schedule, r.scale,
-           engine.trade_date(t.logical_time, k.time_zone) as trade_date,
-           sum(t.quantity) over w as quantity, sum(engine.value(t.quantity, t.price, r.scale)) over w as value
-      from paper_trade t
+  with charge as (
+    select t.user_id, t.run_id, t.order_id, t.trade_id, e.component, e.amount, t.value, t.quantity, r.scale, f as fee_row,
+           sum(e.amount) over (partition by t.user_id, t.run_id, t.order_id, e.component order by t.trade_id) as charged,
+           f.effective_from <= engine.trade_date(t.logical_time, k.time_zone) and e.fee_schedule = s.fee_schedule and e.side = t.side as is_in_force
+      from (select t.user_id, t.run_id, t.order_id, t.trade_id, t.side, t.logical_time, sum(t.quantity) over w as quantity,
+                   sum(engine.value(t.quantity, t.price, r.scale)) over w as value
+              from paper_trade t
+              join engine.accounted_run r on r.user_id = t.user_id and r.run_id = t.run_id
+             where exists (select from trade_fee e where e.user_id = t.user_id and e.run_id = t.run_id)
+            window w as (partition by t.user_id, t.run_id, t.order_id order by t.trade_id)) t
+      join trade_fee e on e.user_id = t.user_id and e.run_id = t.run_id and e.trade_id = t.trade_id
       join engine.accounted_run r on r.user_id = t.user_id and r.run_id = t.run_id
       join strategy_run s on s.user_id = t.user_id and s.run_id = t.run_id
-      join feed f on f.feed = s.feed
-      join calendar k on k.calendar = f.calendar
-     where exists (select from trade_fee e where e.user_id = t.user_id and e.run_id = t.run_id)
-    window w as (partition by t.user_id, t.run_id, t.order_id order by t.trade_id)
+      join feed x on x.feed = s.feed
+      join calendar k on k.calendar = x.calendar
+      left join fee_schedule f on f.fee_schedule = e.fee_schedule and f.side = e.side and f.component = e.component
+       and f.product = e.product and f.effective_from = e.effective_from
+  ), base as (   -- of percentages: what the others have been charged
+    select c.user_id, c.run_id, c.trade_id, c.component, sum(o.amount) as amount
+      from charge c
+      join charge o
+        on o.user_id = c.user_id and o.run_id = c.run_id and o.order_id = c.order_id
+       and o.trade_id <= c.trade_id and o.component = any ((c.fee_row).of_components)
+     group by c.user_id, c.run_id, c.trade_id, c.component
   )
   select t.user_id, t.run_id, 'fees_disagree_with_trade' as rule,
          format('trade_id=%s fees=%s components=%s', t.trade_id, t.fees, sum(e.amount)) as detail
@@ -181,15 +211,9 @@ create view engine.violation_fee as
    group by t.user_id, t.run_id, t.trade_id, t.fees having t.fees <> coalesce(sum(e.amount), 0)
   union all
   select c.user_id, c.run_id, 'fees_above_schedule',
-         format('trade_id=%s component=%s charged=%s due=%s', c.trade_id, c.component, c.charged, c.due)
-    from (select b.user_id, b.run_id, b.trade_id, b.component, b.charged as amount,
-                 sum(b.charged) over w as charged, max(b.due) over w as due
-            from (select f.user_id, f.run_id, f.order_id, f.trade_id, e.component, e.amount as charged, 0 as due
-                    from fill f
-                    join trade_fee e on e.user_id = f.user_id and e.run_id = f.run_id and e.trade_id = f.trade_id
-                  union all
-                  select f.user_id, f.run_id, f.order_id, f.trade_id, e.component, 0, e.amount
-                    from fill f
-                   cross join unnest(engine.fees_of(f.fee_schedule, f.symbol, f.side, f.trade_date, f.quantity, f.value, f.scale)) e) b
-          window w as (partition by b.user_id, b.run_id, b.order_id, b.component order by b.trade_id)) c
-   where c.charged > c.due and c.amount > 0;
+         format('trade_id=%s component=%s charged=%s due=%s', c.trade_id, c.component, c.charged, d.due)
+    from charge c
+    left join base b on b.user_id = c.user_id and b.run_id = c.run_id and b.trade_id = c.trade_id and b.component = c.component
+   cross join lateral (select case when c.is_in_force then engine.fee_amount(c.fee_row, c.quantity,
+                                case when (c.fee_row).of_components is null then c.value else coalesce(b.amount, 0) end, c.value, c.scale) else 0 end as due) d
+   where (c.charged <= d.due) is not true;

@@ -132,10 +132,10 @@ begin
                                         and t.order_id = (x.o).order_id and t.logical_time = (x.o).closed_time)));
 end $$;
 
--- Does a split leave nothing of what is open of an order?
+-- Has a split left nothing of what was open of an order? A price of it that has become too high stands at the top, and counts as such again.
 create function engine.is_split_away(o paper_order, p_numerator int, p_denominator int) returns boolean
 language sql stable
-return (select engine.units_for(((o).quantity - (o).filled_quantity) * p_numerator, p_denominator, i.quantity_step) = 0 from instrument i where i.symbol = (o).symbol);
+return (select engine.units_after_split(o, p_numerator, p_denominator, i.quantity_step) = 0 from instrument i where i.symbol = (o).symbol);
 
 -- Who canceled a canceled order. A cancel by hand after the last tick of a run looks like that of the run's end; then the
 -- answer is RUN_END.

@@ -1,13 +1,14 @@
 -- A fork: a new run that shares the history of another up to one of its ticks, and goes its own way from there.
 -- What rows do not say of that moment, and what is chosen instead:
---   amounts, pauses and counts of skipped slots of plans (amount, base_slot, paused, pauses, skipped_funds), limits,
---   forbidden symbols, plans that were created later: they have no time, so they are as they are now; a count that speaks of
---   more slots than have ended ends with them
+--   amounts and pauses of plans (amount, base_slot, paused, pauses), limits, forbidden symbols, plans that were created
+--   later: they have no time, so they are as they are now; an automatic pause has one, and is undone if it came later
+--   slots that had been skipped in a row (skipped_funds), if later ones have ended, are counted again from how they ended; a
+--   resume_sip that started the count again without an automatic pause is not known
 --   orders accepted or canceled by hand after the tick and before the next carry the tick's time: they are part of it
 --   orders open at the end of a source that has ended are open again, those canceled by hand after its last tick included
 --   the stop of a trailing order is computed again from the bars as they are now, if later ones have moved it
 --   the terms of an order that a later split has changed are scaled back by the inverse ratio: what the split rounded off a
---   price (to the tick, or to 8 decimals) is lost, and so is the part of a quantity that a reverse split left no unit of
+--   price (to the tick, to 8 decimals, or to below 1e12) is lost, and so is the part of a quantity that a reverse split left no unit of
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
@@ -53,7 +54,24 @@ language sql stable
 return case when p_slot = p_next_slot then p_last_date
             when p_frequency = 'DAILY' and p_slot > 0 then engine.slot_date(p_calendar, p_start, p_frequency, p_slot - 1, null, null) end;
 
--- Plans stand at the first slot that ended later; what later slots did to the residual is taken back.
+-- sip_plan.skipped_funds of a plan that stands at p_slot: the slots in a row before it that ended for want of funds, since
+-- resume_sip has ended an automatic pause.
+create function engine.skipped_before(p_plan sip_plan, p_slot int, p_is_paused boolean) returns int
+language plpgsql stable as $$
+begin
+  return (with ended as (
+      select split_part(v.event_key, ':', 2)::int as slot,
+             bool_and(v.event_type = 'SIP_SKIPPED_FUNDS'
+                      or v.event_type = 'SIP_AUTO_PAUSED' and p_is_paused and split_part(v.event_key, ':', 2)::int = p_slot - 1) as is_skipped
+        from event_ledger v
+       where v.user_id = p_plan.user_id and v.run_id = p_plan.run_id and v.event_type like 'SIP\_%'
+         and v.event_key ~ ('^' || p_plan.sip_id || ':[0-9]{1,9}$')
+       group by v.event_key)
+    select count(*)::int from ended e
+     where e.slot < p_slot and e.slot > coalesce((select max(x.slot) from ended x where x.slot < p_slot and not x.is_skipped), -1));
+end $$;
+
+-- Plans stand at the first slot that ended later; what later slots did to the residual is taken back, and so is their pause.
 -- writes: sip_plan, rebalance_plan
 create function engine.fork_plans(c engine.context, p_at timestamptz, p_user_id bigint, p_run_id bigint) returns void
 language plpgsql as $$
@@ -74,14 +92,17 @@ begin
     from sip_plan p
    cross join lateral (
      select least(p.next_slot, min(split_part(v.event_key, ':', 2)::int)) as next_slot,
-            coalesce(sum((v.payload ->> 'amount')::numeric - coalesce(t.spent, 0)) filter (where v.event_type in ('SIP_EXECUTED', 'SIP_SKIPPED_BELOW_UNIT')), 0) as saved
+            coalesce(sum((v.payload ->> 'amount')::numeric - coalesce(t.spent, 0)) filter (where v.event_type in ('SIP_EXECUTED', 'SIP_SKIPPED_BELOW_UNIT')), 0) as saved,
+            coalesce(bool_or(v.event_type = 'SIP_AUTO_PAUSED'), false) as is_paused_later
        from event_ledger v
        left join lateral (select sum(engine.value(t.quantity, t.price, c.scale) + t.fees) as spent from paper_trade t
                            where t.user_id = v.user_id and t.run_id = v.run_id and t.order_id = any (engine.orders_in(v.payload))) t on true
       where v.user_id = p.user_id and v.run_id = p.run_id and v.event_type like 'SIP\_%' and v.logical_time > p_at
         and v.event_key ~ ('^' || p.sip_id || ':[0-9]{1,9}$')) e
    cross join lateral jsonb_populate_record(p, jsonb_build_object('user_id', p_user_id, 'run_id', p_run_id, 'next_slot', e.next_slot,
-     'base_slot', least(p.base_slot, e.next_slot), 'skipped_funds', least(p.skipped_funds, e.next_slot),
+     'base_slot', least(p.base_slot, e.next_slot), 'paused', p.paused and not e.is_paused_later,
+     'skipped_funds', case when p.auto_pause_after is null or e.next_slot = p.next_slot then least(p.skipped_funds, e.next_slot)
+                           else engine.skipped_before(p, e.next_slot, p.paused and not e.is_paused_later) end,
      'residual', case when p.whole_units then greatest(0, p.residual - e.saved) else p.residual end,
      'last_date', engine.last_slot_date(c.calendar, p.start_date, p.frequency, p.next_slot, e.next_slot, p.last_date))) n
    where p.user_id = c.user_id and p.run_id = c.run_id order by p.sip_id;
@@ -131,7 +152,8 @@ begin
   return c;
 end $$;
 
--- The source is locked in share mode: ticks of it wait, other forks of it do not; the copy is read after that.
+-- The source is locked in share mode: ticks of it wait, other forks of it do not; the copy is read after that. No other run
+-- is waited for while it is locked: whether the user is still free is for the unique index to say.
 -- writes: every per-run table
 create function engine.fork_run(p_user_id bigint, p_run_id bigint, p_at timestamptz, p_new_user_id bigint, p_name text) returns bigint
 language plpgsql as $$
@@ -140,7 +162,7 @@ declare
   v_at timestamptz;
   v_run_id bigint;
 begin
-  perform engine.require_read_committed(p_user_id, p_run_id);
+  perform engine.require_read_committed(p_user_id, p_run_id), engine.require_free_user(p_new_user_id);
   perform from strategy_run r where r.user_id = p_user_id and r.run_id = p_run_id for share;
   perform engine.require_run(p_user_id, p_run_id);
   c := engine.view_run(p_user_id, p_run_id);

@@ -3,7 +3,7 @@
 --   run row     every UPDATE    key immutable, terminal is final, leaving RUNNING cancels open orders and logs
 --   state       INSERT, UPDATE  only while RUNNING, and never to another run          DELETE  only with its run
 --   ledger      INSERT          only while RUNNING              UPDATE  never         DELETE  only with its run
---   fees        INSERT          no percentage of a percentage   UPDATE  never         DELETE  unless a trade names it
+--   fees        INSERT          no percentage of a percentage   UPDATE  never         DELETE  unless a run or a trade names it
 --   all         TRUNCATE        never
 -- An insert is guarded in one of two forms, and exactly one of them fires: a statement from a client has each row
 -- guarded before it is there, so that nobody holds a row that a tick wants while waiting for the run that the tick
@@ -17,7 +17,8 @@ alter table strategy_run enable always trigger on_run_update;
 
 create trigger guard_insert before insert on fee_schedule for each row execute function engine.guard_fee_row();
 create trigger guard_update before update on fee_schedule for each row execute function engine.guard_fee_update();
-alter table fee_schedule enable always trigger guard_insert, enable always trigger guard_update;
+create trigger guard_delete before delete on fee_schedule for each row execute function engine.guard_fee_delete();
+alter table fee_schedule enable always trigger guard_insert, enable always trigger guard_update, enable always trigger guard_delete;
 
 create trigger write_posting instead of insert on engine.posting for each row execute function engine.write_posting();
 

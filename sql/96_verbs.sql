@@ -30,7 +30,7 @@ create or replace function start_run(
 language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
 begin
   perform from public.strategy_run where false;
-  perform engine.require_own_user(p_user_id);
+  perform engine.require_own_user(p_user_id), engine.await_user(p_user_id);
   return engine.begin_run(p_user_id, engine.add_run(p_user_id, p_initial_cash, p_feed, p_name,
     p_participation, p_slippage_bps, p_fee_schedule, p_mark_policy, p_currency, p_volume_impact, p_penetration_ticks, p_max_price_age,
     p_reinvest_dividends, p_initial_margin, p_maintenance_margin, p_borrow_rate, p_margin_rate));
@@ -127,7 +127,7 @@ begin
   return engine.replace_order(p_user_id, p_run_id, p_order_id, p_quantity, p_limit_price, p_stop_price, p_client_order_id,
     p_time_in_force, p_trail_amount, p_trail_percent, p_good_till);
 end $$;
-comment on function replace_order is 'replace_order(user, run, order_id, quantity, limit_price, …) → the new paper_order row, which names the old one in replaces_order_id; what is not given stays, quantity null is what was left. The old order is CANCELED in the same moment. A new order that cannot be accepted is REJECTED and leaves the old one open. TE101 when the order is not open.';
+comment on function replace_order is 'replace_order(user, run, order_id, quantity, limit_price, …) → the new paper_order row, which names the old one in replaces_order_id; what is not given stays, quantity null is what was left. The old order is CANCELED in the same moment. A new order that cannot be accepted is REJECTED and leaves the old one open. One of a pair keeps its quantity and its time in force, and lies on its side of the other. TE101 when it does not, or when the order is not open.';
 
 create or replace function cancel_order(p_user_id bigint, p_run_id bigint, p_order_id bigint) returns paper_order
 language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$

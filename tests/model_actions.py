@@ -132,7 +132,7 @@ class Actions:
         begins = self.calendar.midnight(action.ex_date)
         return min((t for t in self.market.bars.get(action.symbol, {}) if t > begins), default=None)
 
-    def _book(self, at: datetime, amount: Decimal, cause: str) -> int:
+    def _book_cash(self, at: datetime, amount: Decimal, cause: str) -> int:
         self.cash += amount
         self.entries.append((len(self.entries) + 1, at, amount, cause, None))
         return len(self.entries)
@@ -172,7 +172,7 @@ class Actions:
         if cost:
             payload["cost"] = cost
         if in_lieu:
-            payload |= {"cash_in_lieu": in_lieu, "entry_id": self._book(at, in_lieu, "CASH_IN_LIEU")}
+            payload |= {"cash_in_lieu": in_lieu, "entry_id": self._book_cash(at, in_lieu, "CASH_IN_LIEU")}
         self.seen["cash in lieu"] += bool(in_lieu)
         self.seen["a fraction worth nothing"] += bool(fraction and not in_lieu)
         self.seen["a position split away"] += not units
@@ -230,7 +230,7 @@ class Actions:
         self.seen["a dividend of nothing"] += not due.amount
         self.seen["a dividend to one who has sold"] += self.held(due.symbol) < due.quantity
         if due.amount:
-            due.entry_id = self._book(at, due.amount, "DIVIDEND")
+            due.entry_id = self._book_cash(at, due.amount, "DIVIDEND")
             if self.terms.reinvest_dividends:
                 self._reinvest(due, at)
 

@@ -84,6 +84,7 @@ class Order:
     stop_loss_price: Decimal | None = None
     stop_loss_limit_price: Decimal | None = None
     paid: Decimal = ZERO  # sum of quantity times price
+    given: tuple[Any, ...] = ()  # the call that made it, as it was
 
     @property
     def is_open(self) -> bool:
@@ -174,7 +175,9 @@ class Orders:
             "stop_loss_price": stop_loss,
             "stop_loss_limit_price": stop_loss_limit,
         }
-        self._accept([replace(order, **terms, **exits)])
+        order = replace(order, **terms, **exits)
+        order.given = self._terms(order)
+        self._accept([order])
 
     def place_oco(
         self,
@@ -196,6 +199,7 @@ class Orders:
         )
         self.require(time_in_force not in AT_ONCE)
         self.require(limit_price < stop_price if side == "BUY" else limit_price > stop_price)
+        target.given = (*self._terms(target), stop_price, stop_limit_price)
         self._accept([target, stop])
 
     def replace_order(
@@ -203,10 +207,14 @@ class Orders:
     ) -> None:
         self.require(0 < order_id <= len(self.orders))
         old = self.orders[order_id - 1]
-        first = self._named(client_order_id)
-        if quantity is None:  # the first answer may have been lost, and the old order has gone since
-            quantity = first.quantity if first else old.left
         terms = {name: value for name, value in terms.items() if value is not None}
+        given = (order_id, quantity, terms)
+        if first := self._named(
+            client_order_id
+        ):  # the first answer may have been lost, and the old order has gone since
+            self.require(first.given == given, "TE102")
+            return
+        quantity = old.left if quantity is None else quantity
         if {"trail_amount", "trail_percent"} & set(terms):
             terms = {"trail_amount": None, "trail_percent": None, **terms}
         if terms.get("time_in_force", "GTD") != "GTD":
@@ -227,6 +235,7 @@ class Orders:
             filled_quantity=ZERO,
             avg_fill_price=None,
             paid=ZERO,
+            given=given,
             **terms,
         )
         self._accept([new], old)
@@ -266,13 +275,12 @@ class Orders:
         for order in orders:
             order.quantity = given.quantize(POINT, ROUND_HALF_UP)
         if first := self._named(orders[0].client_order_id):
-            names = "symbol side quantity order_type limit_price time_in_force trail_amount trail_percent good_till"
-            names += " take_profit_price stop_loss_price stop_loss_limit_price replaces_order_id"
-            names += " stop_price" * (first.order_type != "TRAILING_STOP")
-            self.require(all(getattr(orders[0], n) == getattr(first, n) for n in names.split()), "TE102")
+            self.require(first.given == orders[0].given, "TE102")
             return
         self.require_running()
-        self.require(not old or (old.is_open and (old.oco_id is None or given == old.left)))
+        if old:
+            self.require(old.is_open and (old.oco_id is None or given == old.left))
+            self._check_leg(old, orders[0])
         self.require(orders[0].good_till is None or self.last is None or orders[0].good_till > self.last)
         for order in orders:
             order.order_id = len(self.orders) + 1
@@ -295,6 +303,24 @@ class Orders:
                     one.reserve_price = max((price for price in prices if price is not None), default=None)
         if old and not reason:
             old.end("CANCELED", self.last)
+
+    def _check_leg(self, old: Order, new: Order) -> None:
+        """What replaces one of a pair leaves them a pair."""
+        for other in self.orders:
+            if old.oco_id is not None and other.oco_id == old.oco_id and other is not old and other.is_open:
+                self.require((new.time_in_force, new.good_till) == (old.time_in_force, old.good_till))
+                limit, stop = (new, other) if new.order_type == "LIMIT" else (other, new)
+                assert limit.limit_price is not None
+                assert stop.stop_price is not None
+                self.require(stop.no_worse(limit.limit_price, than=stop.stop_price))
+                self.require(limit.limit_price != stop.stop_price)
+
+    def _terms(self, order: Order) -> tuple[Any, ...]:
+        names = (
+            "symbol side quantity order_type limit_price stop_price time_in_force trail_amount trail_percent good_till"
+        )
+        names += " take_profit_price stop_loss_price stop_loss_limit_price"
+        return tuple(getattr(order, name) for name in names.split())
 
     def _named(self, client_order_id: str | None) -> Order | None:
         named = (o for o in self.orders if client_order_id is not None and o.client_order_id == client_order_id)

@@ -15,7 +15,7 @@ from tests.scripts import CALENDARS, Call, Script, scripts
 
 D = Decimal
 
-_RATIOS = [(2, 1), (3, 2), (1, 2), (10, 1), (4, 3), (7, 5), (1, 7), (1, 100), (21, 20), (1000003, 999983), (1, 15)]
+_RATIOS = [(2, 1), (3, 2), (1, 2), (10, 1), (4, 3), (7, 5), (1, 7), (1, 100), (21, 20), (999979, 999983), (1, 15)]
 _AMOUNTS = [D("0.5"), D("1"), D("0.05"), D("0.255"), D("3"), D("0.333333"), D("0.00000001")]  # bars' units
 _OFFSETS = [0, 0, 0, 0, 0, 1, 1, -1, 3]
 _PAY_AFTER = [0, 0, 0, 1, 1, 2, 4, 40]
@@ -99,7 +99,7 @@ def corner_script_of_actions() -> Script:
         Action("alpha", day[2], "SPLIT", 3, 2),
         Action("alpha", day[3], "DIVIDEND", amount=D(2), pay_date=day[3]),  # more than one order may cost
         Action("alpha", day[4], "DIVIDEND", amount=D(2), pay_date=day[4]),
-        Action("alpha", day[4], "SPLIT", 1000003, 999983),
+        Action("alpha", day[4], "SPLIT", 999979, 999983),
         Action("alpha", day[2], "DIVIDEND", amount=D(1), pay_date=day[7]),  # when the last price is three days old
     ]
     return script

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from desk import Conn, D, Market, Run, day, rows, val, weekday_market
+from desk import Conn, D, Market, Run, day, refused, rows, val, weekday_market
 
 CLOSE = "16:00"
 DAYS = ["2024-01-02", "2024-01-03", "2024-01-04", "2024-01-05", "2024-01-08", "2024-01-09"]
@@ -125,6 +125,50 @@ def test_a_reverse_split_that_leaves_nothing(tx: Conn, way: str) -> None:
     assert (run.held("ACME"), run.cash) == (0, 100)
     assert run.status(order["order_id"]) == "CANCELED"
     assert run.table("cost_basis, realized_pnl", "paper_position", "symbol") == [(0, 0)]
+    assert run.rules() == set()
+
+
+@pytest.mark.parametrize(("new", "old"), [(0, 1), (1, 0), (-2, 1), (1_000_001, 1), (1, 1_000_001)])
+def test_a_ratio_is_of_numbers_up_to_a_million(tx: Conn, new: int, old: int) -> None:
+    Market(tx, symbols=["ACME"])
+    with refused(tx, "23514"):
+        split(tx, "ACME", "2024-01-04", new, old)
+
+
+@each_way
+@pytest.mark.parametrize("side", ["BUY", "SELL"])
+def test_a_split_into_more_than_can_be_held_pays_for_the_rest(tx: Conn, way: str, side: str) -> None:
+    market = market_of(tx, {t: 1 if t < "2024-01-04" else D("0.000001") for t in TIMES})
+    split(tx, "ACME", "2024-01-04", 1_000_000, 1)
+    run = Run(market, 10**7, initial_margin=1, maintenance_margin=D("0.1"))
+    run.place("ACME", side, 2 * 10**6)
+    run.tick(TIMES[0])
+    orders = [run.place("ACME", side, n, limit=D("0.5") if side == "BUY" else 2) for n in (10**6, 10**5)]
+    drive(run, way, TIMES)
+    sign = 1 if side == "BUY" else -1
+    assert run.held("ACME") == sign * (10**12 - 1)
+    assert run.cash == 10**7 - sign * 2 * 10**6 + sign * (10**6 + D("0.000001")).quantize(D("0.01"))
+    assert [run.status(o["order_id"]) for o in orders] == ["CANCELED", "PENDING"]
+    assert run.order(3)["quantity"] == 10**11
+    assert run.rules() == set()
+
+
+@each_way
+def test_an_order_whose_price_leaves_all_prices_ends_with_the_split(tx: Conn, way: str) -> None:
+    market = market_of(tx, {t: 2 * (10**6 if t < "2024-01-04" else 10**11) for t in TIMES}, step="0.000001")
+    split(tx, "ACME", "2024-01-04", 1, 100_000)
+    run = Run(market, 10**8)
+    run.place("ACME", "BUY", 10)
+    run.tick(TIMES[0])
+    run.place("ACME", "SELL", 1, limit=10**7)
+    run.place("ACME", "SELL", 1, limit=10**7 - 1)
+    run.place("ACME", "SELL", 1, order_type="STOP", stop_price=10**6, time_in_force="DAY")
+    run.place("ACME", "BUY", 1, limit=10**6, take_profit=10**7)
+    drive(run, way, TIMES)
+    assert [run.status(n) for n in (2, 3, 4, 5)] == ["CANCELED", "PENDING", "EXPIRED", "CANCELED"]
+    assert run.order(3)["limit_price"] == 10**5 * (10**7 - 1)
+    found = rows(tx, "select detail ->> 'by' from explain_order(%s, %s, 2) where code = 'CANCELED'", *run.key)
+    assert found == [("SPLIT",)]
     assert run.rules() == set()
 
 

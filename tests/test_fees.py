@@ -493,13 +493,44 @@ def test_a_row_goes_only_while_no_trade_points_at_it(tx: Conn) -> None:
     add(tx, flat_amount=1)
     add(tx, flat_amount=2, effective_from="2021-01-01")
     gone = "delete from fee_schedule where fee_schedule = %s and effective_from = %s"
-    run = traded(tx, OWN, [(1, 100, "2020-06-01", 1)])
+    run = traded(tx, None, [(1, 100, "2020-06-01", 1)])
     with refused(tx, "23503"):
         tx.execute(gone, [OWN, "2020-01-01"])
     assert tx.execute(gone, [OWN, "2021-01-01"]).rowcount == 1
     tx.execute("delete from strategy_run where user_id = %s and run_id = %s", run.key)
     assert tx.execute(gone, [OWN, "2020-01-01"]).rowcount == 1
     assert run.count("trade_fee") == 0
+
+
+def test_a_row_goes_only_while_no_run_names_its_schedule(tx: Conn) -> None:
+    add(tx, flat_amount=1)
+    gone = "delete from fee_schedule where fee_schedule = %s"
+    run = Run(Market(tx), fee_schedule=OWN)
+    for _ in range(2):
+        with refused(tx, "TE004", table="fee_schedule"):
+            tx.execute(gone, [OWN])
+        run.call("stop_run")  # it can be forked
+    tx.execute("delete from strategy_run where user_id = %s", [run.user_id])
+    assert tx.execute(gone, [OWN]).rowcount == 1
+
+
+@pytest.mark.parametrize("first", ["start", "delete"])
+def test_a_start_and_a_delete_of_its_schedule_wait_for_each_other(
+    db: Conn, connect: Callable[..., Conn], background: Callable[..., Future[Any]], first: str
+) -> None:
+    add(db, flat_amount=1)
+    add(db, "X", flat_amount=1)
+    starter, deleter = (connect(autocommit=first != way) for way in ("start", "delete"))
+    user_id = val(db, "select create_user('u')")
+    start = "select start_run(%s, 1, p_fee_schedule => %s)", [user_id, OWN]
+    gone = "delete from fee_schedule where fee_schedule = %s", [OWN]
+    one, other = (starter, deleter) if first == "start" else (deleter, starter)
+    one.execute(*(start if first == "start" else gone))
+    waiting = background(other.execute, *(gone if first == "start" else start))
+    wait_until_blocked(db, pid_of(other), by=pid_of(one))
+    one.commit()
+    with raises("TE004" if first == "start" else "TE101"):
+        waiting.result()
 
 
 BAD_ROWS: list[tuple[str, Row]] = [
@@ -586,6 +617,20 @@ def test_a_run_keeps_the_schedule_it_starts_with(tx: Conn) -> None:
     assert val(tx, schedule, user_id, raw) == "ZERO"
 
 
+@pytest.mark.parametrize("options", [{}, {"initial_margin": 1, "maintenance_margin": 1}])
+def test_what_an_order_holds_back_with_its_fees_can_be_stored(tx: Conn, options: dict[str, Any]) -> None:
+    add(tx, flat_amount=10)
+    market = Market(tx)
+    market.bars("A", {"2024-01-01 12:00": 100})
+    run = Run(market, fee_schedule=OWN, **options)
+    run.tick("2024-01-01 12:00")
+    highest = D("999999999999.99999999")
+    for terms in ({"limit": highest}, {"order_type": "STOP", "stop_price": highest}):
+        with refused(tx, "TE101"):
+            run.place("A", "BUY", 5, **terms)
+    assert run.place("A", "BUY", 5, limit=highest - 2)["reject_reason"] == "CASH_INSUFFICIENT"
+
+
 def test_fees_are_part_of_a_run_s_history(tx: Conn) -> None:
     add(tx, flat_amount=1)
     fills = [(1, 100, "2020-06-01", 0), (2, 100, "2020-06-02", 0)]
@@ -625,16 +670,33 @@ def test_violations_know_what_fills_may_cost(
     assert traded(tx, OWN, fills).rules() & OF_FEES == expected
 
 
+def test_a_row_that_comes_late_accuses_nobody(tx: Conn) -> None:
+    add(tx, rate_bps=100)
+    run = traded(tx, OWN, [(10, 100, "2020-06-01", 10)])
+    add(tx, rate_bps=10, effective_from="2020-05-01")
+    assert run.rules() & OF_FEES == set()
+
+
+def test_a_percentage_is_checked_against_what_the_others_have_been_charged(tx: Conn) -> None:
+    add(tx, "X", flat_amount=1)
+    add(tx, "FEE", rate_bps=5000, of_components=["X"])
+    run = traded(tx, OWN, [(1, 100, "2020-06-01", "0.5"), (1, 100, "2020-06-02", 0), (1, 100, "2020-06-03", "0.1")])
+    tx.execute("insert into trade_fee values (%s, %s, 1, 'X', 1, %s, '*', 'BUY', '2020-01-01')", [*run.key, OWN])
+    assert "fees_above_schedule" in run.rules()
+    tx.execute("insert into trade_fee values (%s, %s, 2, 'X', 0.2, %s, '*', 'BUY', '2020-01-01')", [*run.key, OWN])
+    found = rows(tx, "select detail from run_violations(%s, %s) where rule = 'fees_above_schedule'", *run.key)
+    assert found == [("trade_id=2 component=X charged=1.2000 due=1.00",)]  # 0.60 is half of it
+
+
 def test_violations_know_the_market_s_day(tx: Conn) -> None:
     """20:00 in New York on the last day of 2020 is 2021 in UTC."""
-    add(tx, rate_bps=100)
     add(tx, rate_bps=10, effective_from="2021-01-01")
-    run = traded(tx, OWN, [(10, 100, "2020-12-31", 10)])
+    run = traded(tx, OWN, [(10, 100, "2021-01-01", 1)])
     assert val(tx, "select engine.trade_date('2021-01-01 01:00Z', 'America/New_York')::text") == "2020-12-31"
     assert val(tx, "select engine.trade_date('2021-01-01 01:00Z', 'UTC')::text") == "2021-01-01"
     tx.execute("alter table paper_trade disable trigger user")
     tx.execute("update paper_trade set logical_time = '2021-01-01 01:00Z' where user_id = %s", [run.user_id])
-    assert run.rules() & OF_FEES == {"fees_above_schedule"}
+    assert run.rules() & OF_FEES == set()
     tx.execute("insert into calendar values ('NY', 'America/New_York')")
     tx.execute("update feed set calendar = 'NY' where feed = %s", [run.market.feed])
-    assert run.rules() & OF_FEES == set()
+    assert run.rules() & OF_FEES == {"fees_above_schedule"}

@@ -303,6 +303,33 @@ def fork_of(db: Conn, run: helpers.Run, n: float | None = None, user_id: int | N
     return helpers.Run(user_id, one(db, "select fork_run(%s, %s, %s, %s)", *run, at, user_id))
 
 
+def test_an_automatic_pause_that_came_later_is_undone(db: Conn) -> None:
+    helpers.make_bars(db, "AAA", [100] * 8)
+    user = helpers.make_user(db)
+    run = helpers.Run(user, one(db, "select start_run(%s, 150)", user))
+    start = helpers.at(0).date()
+    db.execute("select create_sip(%s, %s, 'AAA', 100, 'DAILY', %s, p_auto_pause_after => 3)", [*run, start])
+    plan = "select next_slot, paused, skipped_funds from sip_plan where (user_id, run_id) = (%s, %s)"
+    digests, plans = [], []
+    for n in range(6):  # buys, is skipped three times and paused, then skipped for the pause
+        helpers.tick(db, run, n)
+        digests.append(helpers.digest(db, run))
+        plans.append(db.execute(plan, run).fetchone())
+    assert [p[1:] for p in plans] == [(False, 0), (False, 1), (False, 2), (True, 3), (True, 0), (True, 0)]
+    for n in range(6):
+        forked = fork_of(db, run, n)
+        assert (helpers.digest(db, forked), db.execute(plan, forked).fetchone()) == (digests[n], plans[n]), n
+        for m in range(n + 1, 6):
+            helpers.tick(db, forked, m)
+        assert helpers.digest(db, forked) == digests[-1], n
+    db.execute("select resume_sip(%s, %s, 1)", run)  # a pause that has been ended by hand starts no count
+    for n in range(6, 8):
+        helpers.tick(db, run, n)
+    assert db.execute(plan, run).fetchone() == (8, False, 2)
+    assert db.execute(plan, fork_of(db, run, 6)).fetchone() == (7, False, 1)
+    assert db.execute(plan, fork_of(db, run, 3)).fetchone() == (4, False, 0)
+
+
 def test_every_table_of_a_run_is_copied(db: Conn) -> None:
     run = busy_run(db)
     forked = fork_of(db, run)
@@ -417,8 +444,9 @@ def test_fork_refusals(db: Conn) -> None:
         for taken in (run.user_id, other.user_id):
             with helpers.raises("23505"):
                 fork_of(db, run, 1, taken)
-        with helpers.raises("23503"):
-            fork_of(db, run, 1, 10**9)
+        for unknown in (10**9, None):
+            with helpers.raises("23503"):
+                db.execute("select fork_run(%s, %s, %s, %s)", [*run, helpers.at(1), unknown])
         with helpers.raises("TE204"):
             fork_of(db, helpers.Run(run.user_id, 10**9))
         for level in ("repeatable read", "serializable"):
@@ -464,3 +492,18 @@ def test_two_forks_for_one_user_at_once_leave_one(db: Conn, connect: Connect, ba
         waiting.result()
     second.rollback()
     assert one(db, "select count(*) from strategy_run where user_id = %s", user) == 1
+
+
+def test_a_fork_for_a_user_who_is_not_free_waits_for_nobody(
+    db: Conn, connect: Connect, background: Callable[..., Any]
+) -> None:
+    runs = [busy_run(db) for _ in range(3)]
+    holder, ticker, forker = helpers.session(connect, autocommit=False), *(helpers.session(connect) for _ in range(2))
+    holder.execute("select from strategy_run where user_id = %s for update", [runs[1].user_id])
+    ticking = background(ticker.execute, "call tick_all(%s)", [helpers.at(3)])
+    helpers.wait_until_blocked(db, helpers.pid_of(ticker), by=helpers.pid_of(holder))  # it has locked the first run
+    forker.execute("set lock_timeout = '2s'")
+    with helpers.raises("23505"):
+        fork_of(forker, runs[2], None, runs[0].user_id)
+    holder.rollback()
+    ticking.result()

@@ -1471,6 +1471,7 @@ def test_replace_order_stores_a_new_order_and_cancels_the_old_one(tx: Conn) -> N
         "limit_price": 95,
         "reserve_price": 95,
         "client_order_id": None,
+        "client_terms": None,
         "replaces_order_id": 2,
     }
     run.tick(f"{DAY1} 12:00")  # the first bar that the new one sees: fresh
@@ -1577,6 +1578,37 @@ def test_one_of_a_pair_is_replaced_in_its_place(tx: Conn) -> None:
     assert run.rules() == set()
 
 
+@pytest.mark.parametrize("is_bracket", [True, False])
+def test_what_replaces_one_of_a_pair_leaves_them_a_pair(tx: Conn, is_bracket: bool) -> None:
+    run = desk_with(tx, {f"{DAY1} 11:00": 100, CLOSE1: 100}, held=7)
+    if is_bracket:
+        run.place("ACME", "BUY", 7, take_profit=110, stop_loss=90, time_in_force="DAY")
+        run.tick(f"{DAY1} 11:00")
+    else:
+        run.place("ACME", "BUY", 1, limit=1)
+        pair(run, "ACME", "SELL", 7, **PAIR, time_in_force="DAY")
+    lives: list[dict[str, Any]] = [{"time_in_force": life} for life in ("GTC", "IOC", "FOK")]
+    for change in (*lives, {"time_in_force": "GTD", "good_till": at(CLOSE1)}):
+        for order_id in (3, 4):
+            with refused(tx, "TE101", argument="time_in_force,good_till"):
+                run.call("replace_order", order_id=order_id, **change)
+    for order_id, change in ((3, {"limit_price": 90}), (3, {"limit_price": 89}), (4, {"stop_price": 110})):
+        with refused(tx, "TE101", argument="limit_price,stop_price"):
+            run.call("replace_order", order_id=order_id, **change)
+    assert run.call("replace_order", order_id=3, limit_price=91, time_in_force="DAY")["order_id"] == 5
+    with refused(tx, "TE101"):
+        run.call("replace_order", order_id=4, stop_price=91)  # of the pair as it now is
+    run.tick(CLOSE1)
+    assert run.orders()[2:] == ["CANCELED", "CANCELED", "FILLED"]
+
+
+def test_an_exit_without_another_lives_as_it_likes(tx: Conn) -> None:
+    run = desk_with(tx, {f"{DAY1} 11:00": 100})
+    run.place("ACME", "BUY", 7, take_profit=110, time_in_force="DAY")
+    run.tick(f"{DAY1} 11:00")
+    assert run.call("replace_order", order_id=3, time_in_force="GTC")["status"] == "PENDING"
+
+
 def test_a_replacement_is_made_once(tx: Conn) -> None:
     run = desk_with(tx, {f"{DAY1} 11:00": (100, 101, 90, 100)})
     run.place("ACME", "BUY", 7, **LIMIT)
@@ -1619,6 +1651,51 @@ def test_the_same_client_order_id_with_other_terms_of_the_new_kinds(tx: Conn) ->
         assert run.place("ACME", "BUY", 7, **terms, client_order_id=name)["client_order_id"] == name
 
 
+def test_a_call_is_repeated_whatever_has_become_of_its_order(tx: Conn) -> None:
+    bars = {f"{DAY1} 11:00": (100, 111, 99, 100, 30), f"{DAY2} 11:00": (50, 50, 50, 50, 0)}
+    run = desk_with(tx, bars, participation=D("0.1"))
+    tx.execute("insert into corporate_action values ('ACME', %s, 'SPLIT', 2, 1)", [DAY2])
+    run.place("ACME", "BUY", 7, limit=80, client_order_id="split")
+    legs = pair(run, "ACME", "SELL", 7, **PAIR, client_order_id="filled")
+    run.call("replace_order", order_id=2, limit_price=81, client_order_id="replaced")
+    run.tick(f"{DAY1} 11:00")
+    run.tick(f"{DAY2} 11:00")
+    assert [run.order(n)["quantity"] for n in (3, 4, 5)] == [11, 8, 14]
+    assert run.place("ACME", "BUY", 7, limit=80, client_order_id="split")["order_id"] == 2
+    again = pair(run, "ACME", "SELL", 7, **PAIR, client_order_id="filled")
+    assert [leg["order_id"] for leg in again] == [leg["order_id"] for leg in legs]
+    run.call("replace_order", order_id=3, limit_price=60)  # a third order of the pair
+    assert pair(run, "ACME", "SELL", 7, **PAIR, client_order_id="filled") != again
+    assert len(pair(run, "ACME", "SELL", 7, **PAIR, client_order_id="filled")) == 2
+    replaced = run.call("replace_order", order_id=2, limit_price=81, client_order_id="replaced")
+    assert (replaced["order_id"], replaced["limit_price"]) == (5, D("40.5"))
+
+
+def test_a_pair_is_another_one_with_another_stop_and_no_single_order(tx: Conn) -> None:
+    run = desk_with(tx, {f"{DAY1} 11:00": 100})
+    pair(run, "ACME", "SELL", 7, **PAIR, client_order_id="k")
+    for other in ({"stop_price": 89}, {"stop_limit_price": 88}):
+        with refused(tx, "TE102"):
+            pair(run, "ACME", "SELL", 7, **{**PAIR, **other}, client_order_id="k")
+    with refused(tx, "TE102"):
+        run.place("ACME", "SELL", 7, limit=PAIR["limit_price"], client_order_id="k")
+    run.place("ACME", "SELL", 7, limit=PAIR["limit_price"], client_order_id="single")
+    with refused(tx, "TE102"):
+        pair(run, "ACME", "SELL", 7, **PAIR, client_order_id="single")
+
+
+def test_a_raw_order_has_the_terms_that_it_has(tx: Conn) -> None:
+    run = desk_with(tx, {f"{DAY1} 11:00": 100})
+    tx.execute(
+        "insert into paper_order (user_id, run_id, order_id, logical_time, symbol, side, order_type, quantity, limit_price,"
+        " time_in_force, status, client_order_id) values (%s, %s, 9, %s, 'ACME', 'BUY', 'LIMIT', 7, 95, 'GTC', 'PENDING', 'k')",
+        [*run.key, at(T0)],
+    )
+    assert run.place("ACME", "BUY", 7, limit=95, client_order_id="k")["order_id"] == 9
+    with refused(tx, "TE102"):
+        run.place("ACME", "BUY", 7, limit=94, client_order_id="k")
+
+
 def test_a_replaced_stop_starts_anew(tx: Conn) -> None:
     """A stop-limit that was triggered waits for its stop again, a trailing stop for the bars to come."""
     bars = {
@@ -1644,6 +1721,38 @@ def test_a_replaced_stop_starts_anew(tx: Conn) -> None:
     run.tick(f"{DAY1} 13:00")
     assert fills_of(run, 5) == [(f"{DAY1} 13:00", 7, 103)]
     assert run.rules() == set()
+
+
+# --- quantities that nothing could hold --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["BUY", "SELL"])
+def test_more_units_than_a_position_can_hold_are_rejected(tx: Conn, side: str) -> None:
+    market = Market(tx)
+    market.bars("A", {f"2024-01-0{d} 12:00": D("0.000001") for d in range(1, 5)})
+    run = Run(market, 10**7, initial_margin=1, maintenance_margin=D("0.1"))
+    for _ in range(2):  # before any price, so that both are accepted
+        run.place("A", side, 6 * 10**11)
+    run.place("A", side, 10**12 - 1)
+    run.sip("A", 10**6, "DAILY", "2024-01-01")
+    run.tick("2024-01-01 12:00")
+    assert run.orders()[:3] == ["FILLED"] + ["REJECTED POSITION_LIMIT_EXCEEDED"] * 2
+    assert run.place("A", side, 4 * 10**11)["reject_reason"] == "POSITION_LIMIT_EXCEEDED"
+    assert run.rules() == set()
+
+
+@pytest.mark.parametrize("rate", ["1", "0.00000001"])
+def test_a_dividend_that_would_buy_more_than_can_be_held_stays_cash(tx: Conn, rate: str) -> None:
+    market = Market(tx)
+    market.instrument("A", step="0.00000001")
+    market.bars("A", {"2024-01-01 12:00": 1, "2024-01-02 12:00": 1, "2024-01-03 12:00": D(rate)})
+    tx.execute("insert into corporate_action values ('A', '2024-01-03', 'DIVIDEND', null, null, 2, '2024-01-03')")
+    run = Run(market, 10**6, reinvest_dividends=True)
+    run.place("A", "BUY", 10**6)
+    run.tick("2024-01-01 12:00")
+    run.tick("2024-01-03 12:00")
+    held, cash = (3 * 10**6, 0) if rate == "1" else (10**6, 2 * 10**6)
+    assert (run.held("A"), run.cash, run.rules()) == (held, cash, set())
 
 
 # --- stale prices and prices off the grid ------------------------------------------------------------------------------
@@ -1812,7 +1921,8 @@ BAD_TERMS: dict[str, dict[str, Any]] = {
     "strategy_run_slippage_is_not_negative (NaN impact)": {"volume_impact": D("NaN")},
     "strategy_run_penetration_is_not_negative": {"penetration_ticks": -1},
     "strategy_run_penetration_is_not_negative (more)": {"penetration_ticks": 1_000_001},
-    "strategy_run_price_age_is_positive": {"max_price_age": timedelta(0)},
+    "strategy_run_price_age_is_positive_and_within_all_times": {"max_price_age": timedelta(0)},
+    "strategy_run_price_age_is_positive_and_within_all_times (more)": {"max_price_age": "400 years 1 day"},
 }
 
 

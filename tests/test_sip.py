@@ -789,7 +789,7 @@ BAD: list[dict[str, Any]] = [
     *({"instalments": n} for n in (0, -1)),
     *(
         {"step_up_percent": p, "step_up_every": 1}
-        for p in (0, -1, 10000, D("0.00004"), D("NaN"), D("Infinity"), D("1e130"))
+        for p in (0, -1, 10000, D("9999.99995"), D("0.00004"), D("NaN"), D("Infinity"), D("1e130"))
     ),
     *({"step_up_amount": a, "step_up_every": 1} for a in (0, -1, D("0.004"), D("NaN"), D("Infinity"), D("1e130"))),
     *({"step_up_percent": 1, "step_up_every": n} for n in (None, 0, -1)),

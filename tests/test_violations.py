@@ -230,6 +230,7 @@ PLANTS: dict[str, list[Plant]] = {
     ],
     "first_tick_after_last": [
         sql("update engine_state set first_logical_time = '2024-01-09 12:00+00' where KEY"),
+        sql("update engine_state set first_logical_time = null where KEY"),
     ],
     "order_disagrees_with_trades": [
         sql("update paper_order set filled_quantity = 9.5 where KEY and order_id = 1"),
@@ -290,6 +291,28 @@ PLANTS: dict[str, list[Plant]] = {
         # an unknown source
         sql("update paper_order set source = 'NOBODY' where KEY and order_id = 5"),
     ],
+    "order_names_no_order": [
+        *(
+            sql(f"update paper_order set {name} = 999 where KEY and order_id = 3")
+            for name in ("parent_order_id", "replaces_order_id", "oco_id")
+        ),
+    ],
+    "trigger_disagrees_with_order": [
+        sql("update paper_order set status = 'TRIGGERED', triggered_time = logical_time where KEY and order_id = 3"),
+        sql("update paper_order set triggered_time = closed_time where KEY and order_id = 1"),
+        *(
+            sql(f"update paper_order set order_type = 'STOP', stop_price = 1, {wrong} where KEY and order_id = 3")
+            for wrong in ("status = 'TRIGGERED'", "triggered_time = logical_time - interval '1 second'")
+        ),
+    ],
+    "reinvestment_without_dividend": [
+        sql("update paper_order set source = 'DIVIDEND' where KEY and order_id = 4"),
+        # of another symbol
+        sql(
+            "update paper_order set source = 'DIVIDEND', logical_time = (select paid_time from dividend_due where KEY),"
+            " closed_time = (select paid_time from dividend_due where KEY) where KEY and order_id = 4"
+        ),
+    ],
     "order_later_than_run": [
         # an order closed after the last tick
         sql("update paper_order set closed_time = '2024-01-07 12:00+00' where KEY and order_id = 6"),
@@ -341,8 +364,17 @@ PLANTS: dict[str, list[Plant]] = {
         sql("insert into cash_ledger values (%(u)s, %(r)s, 99, '2024-01-06 12:00+00', 0, 'CASH_IN_LIEU')"),
     ],
     "split_disagrees_with_ratio": [
+        # to more than there was, to less than half of it, and something out of nothing
+        *(
+            sql(
+                f"update event_ledger set payload = jsonb_set(payload, '{{{part}}}', '{value}') where KEY and event_type = 'SPLIT'"
+            )
+            for part, value in (("denominator", 3), ("numerator", 6))
+        ),
         sql(
-            "update event_ledger set payload = jsonb_set(payload, '{numerator}', '4') where KEY and event_type = 'SPLIT'"
+            "insert into event_ledger values (%(u)s, %(r)s, '2024-01-06 12:00Z', 'SPLIT', 'Z:2024-01-06',"
+            """ '{"symbol": "Z", "numerator": 2, "denominator": 1, "quantity": 0, "units": 1}')""",
+            also="position_disagrees_with_trades",
         ),
     ],
     "cash_disagrees_with_ledger": [sql("update engine_state set cash = cash + 0.0001 where KEY")],
@@ -615,6 +647,10 @@ UNSEEN: dict[str, Plant] = {
     "a DAY order alive after its session": sql(
         "update paper_order set status = 'PENDING', closed_time = null where KEY and order_id = 6",
     ),
+    "a split of nothing, by an event that no action has made": sql(
+        "insert into event_ledger values (%(u)s, %(r)s, '2024-01-06 12:00Z', 'SPLIT', 'A:2024-01-06',"
+        """ '{"symbol": "A", "numerator": 2, "denominator": 1, "quantity": 0, "units": 0}')""",
+    ),
     "a SIP order above its amount": sql("update sip_plan set amount = 1 where KEY"),
 }
 
@@ -768,6 +804,37 @@ def test_a_corrected_bar_leaves_past_ticks_clean(tx: Conn) -> None:
     tx.execute("delete from price_bar where feed = %s and logical_time < '2024-01-05'", [market.feed])
     assert run.rules() == set()
     run.tick("2024-01-07 12:00")
+    assert run.rules() == set()
+
+
+def test_what_filled_before_a_split_met_the_limit_of_that_time(tx: Conn) -> None:
+    market = Market(tx)
+    bars = {f"2024-01-{d:02} 12:00": (p, p, p, p, v) for d, p, v in ((1, 100, 0), (2, 100, 100), (3, 10, 1000))}
+    market.bars("A", bars)
+    tx.execute("insert into corporate_action values ('A', '2024-01-03', 'SPLIT', 10, 1)")
+    run = Run(market, participation=D("0.1"))
+    run.tick("2024-01-01 12:00")
+    run.place("A", "BUY", 20, limit=100)
+    run.tick("2024-01-02 12:00")
+    assert run.order(1)["filled_quantity"] == 10
+    run.tick("2024-01-03 12:00")
+    assert (run.order(1)["limit_price"], run.rules()) == (10, set())
+    plant(run, f"update paper_order set limit_price = 9 where {KEY}")  # a fill after the split is still seen
+    assert run.rules() == {"fill_beyond_limit"}
+
+
+@pytest.mark.parametrize("change", ["product = 'ETF'", "quantity_step = 7"])
+def test_a_corrected_instrument_accuses_nobody(tx: Conn, change: str) -> None:
+    market = Market(tx)
+    market.bars("A", {f"2024-01-{d:02} 12:00": (p, p, p, p, 105) for d, p in ((1, 100), (2, 100), (3, 50))})
+    tx.execute("insert into corporate_action values ('A', '2024-01-03', 'SPLIT', 201, 100)")
+    run = Run(market, fee_schedule="IN_DELIVERY", participation=D("0.1"), currency="INR")
+    run.tick("2024-01-01 12:00")
+    run.place("A", "BUY", 10)
+    for d in (2, 3):
+        run.tick(f"2024-01-{d:02} 12:00")
+    assert (run.held("A"), run.rules()) == (D("20.1"), set())
+    tx.execute(f"update instrument set {change}")
     assert run.rules() == set()
 
 
