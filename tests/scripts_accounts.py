@@ -23,7 +23,7 @@ _PERCENTAGES = {"Tax": ("a", "B"), "levy": ("B", "c", "none")}
 # What a row may charge, in prices of a unit: orders are worth 5 to 100 of them.
 _RATES = [D(25), D(150), D(0), D("33.333333"), D("0.5"), D(300), D(10)]
 _PER_UNIT: list[Decimal | None] = [D(0), D(0), D(0), D("0.01"), D("0.0333")]
-_FLAT: list[Decimal | None] = [D(0), D(0), D(0), D("0.5"), D(2)]
+_FLAT: list[Decimal | None] = [D(0), D(0), D(0), D("0.5"), D(2), D(60)]
 _MINIMUM = [None, None, None, D("0.1"), D(1), D(3)]
 _MAXIMUM = [None, None, None, D(0), D("0.05"), D("0.3"), D(3)]
 _MAXIMUM_BPS = [None, None, None, D(100), D(1000), D(10)]
@@ -93,6 +93,9 @@ def with_fees(draw: st.DrawFn, base: st.SearchStrategy[Script]) -> Script:
         drawn = draw(st.lists(_ROWS, min_size=3, max_size=9))
         rows = [row for place, numbers in enumerate(drawn) for row in _rows(*numbers, days, price, place)]
         script.fees = list({(r.component, r.side, r.product, r.effective_from): r for r in rows}.values())
+    for call in script.calls:
+        if call.verb in ("place_order", "place_oco") and call.arguments["quantity"] == 20:
+            call.arguments["quantity"] = D(30)  # by which a fee is not divided evenly
     if "participation" in script.terms:
         script.terms["participation"] = draw(st.sampled_from([None, D("0.5"), D("0.33333333"), D("0.1"), D("0.1")]))
     return script
