@@ -74,7 +74,7 @@ create function engine.acting_symbols(p_feed text, p_zone text, p_after timestam
 language plpgsql stable as $$
 begin
   if not exists (select from corporate_action y where y.ex_date <= (p_to at time zone p_zone)::date) then
-    return '{}';
+    return array[]::text[];
   end if;
   return array(
     select s.symbol
