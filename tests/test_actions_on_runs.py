@@ -471,6 +471,43 @@ def test_a_split_that_cancels_an_order_frees_its_cash(tx: Conn, way: str) -> Non
     assert run.rules() == set()
 
 
+@each_way
+@pytest.mark.parametrize("plan", ["sip", "basket", "rebalance"])
+def test_what_a_plan_is_about_to_buy_is_split_after(tx: Conn, way: str, plan: str) -> None:
+    """A replay that looks ahead before the purchase must see the split that comes soon after."""
+    market = market_of(tx, {t: 100 if t < "2024-01-05" else 50 for t in TIMES})
+    split(tx, "ACME", "2024-01-05", 2, 1)
+    run = Run(market, 10_000)
+    if plan == "sip":
+        run.sip("ACME", 500, "MONTHLY", "2024-01-04", instalments=1)
+    elif plan == "basket":
+        run.sip(None, 500, "MONTHLY", "2024-01-04", instalments=1, basket='{"ACME": 1}')
+    else:
+        run.rebalance('{"ACME": 0.05}', "MONTHLY", "2024-01-04")
+    run.tick(TIMES[0])
+    if way == "last":
+        run.tick(TIMES[2])
+    drive(run, way, TIMES if way != "last" else TIMES[2:])
+    assert (run.held("ACME"), run.cash) == (10, 9_500)
+    assert {m[0] for m in run.table("equity", "paper_equity_curve", "logical_time")} == {D(10_000)}
+    assert run.rules() == set()
+
+
+@each_way
+def test_a_dividend_that_was_inserted_by_hand_is_paid_at_the_next_bar(tx: Conn, way: str) -> None:
+    market = market_of(tx, dict.fromkeys(TIMES, 100))
+    run = Run(market, 10_000)
+    run.tick(TIMES[0])
+    run.tick(TIMES[2])
+    tx.execute(
+        "insert into dividend_due (user_id, run_id, symbol, ex_date, pay_date, quantity, amount)"
+        " values (%s, %s, 'ACME', '2024-01-02', '2024-01-03', 10, 7)",
+        run.key,
+    )
+    drive(run, way, TIMES[2:])
+    assert run.table("amount, logical_time", "cash_ledger", "entry_id")[1:] == [(7, market.at(TIMES[3]))]
+
+
 def test_a_split_happens_once_by_step_and_tick(tx: Conn) -> None:
     market = market_of(tx, {t: 100 if t < "2024-01-04" else 50 for t in TIMES})
     split(tx, "ACME", "2024-01-04", 2, 1)
