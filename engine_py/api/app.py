@@ -186,7 +186,9 @@ class Api:
 
     async def _identify(self, request: Request) -> tuple[str, Identity]:
         """Unknown keys share the bucket of the address that sends them."""
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        given = request.headers.getlist("authorization")
+        # two of them name two callers: a proxy in front may have checked the other one
+        scheme, _, key = (given[0] if len(given) == 1 else "").partition(" ")
         key = key.strip()
         known = self._database.knows(key) if key else None
         address = request.client.host if request.client else ""

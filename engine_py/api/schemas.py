@@ -126,7 +126,7 @@ ROWS: dict[str, Schema] = {
         **_KEY,
         **{"plan_id": "id", "frequency": "text", "start_date": "date", "band": "num?", "next_slot": "int"},
         **{"last_date": "date?", "band_relative": "num?", "to_band_edge": "bool", "min_order_value": "num?"},
-        **{"whole_units": "bool", "weights": "object?"},
+        **{"whole_units": "bool", "instalments": "int?", "weights": "object?"},
     ),
     "risk_limit": _row("Limits of a run; null = none.", **_KEY, max_position="num?", max_order_value="num?"),
     "forbidden_symbol": _row("A symbol that the run may not trade.", **_KEY, symbol="text"),

@@ -466,6 +466,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         *("POST", _SIP + "/end", "end_sip", "No more slots."),
         answer="sip_plan",
+        body=(),
         plan=_plan_row(_SIPS, "sip_id", "sip", lambda c: verb("end_sip", _of_plan(c, "sip_id"))),
         refusals=_WRITES,
     ),
@@ -503,6 +504,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         *("POST", _PLAN + "/end", "end_rebalance", "No more slots. Its weights stay, for SIPs that buy towards them."),
         answer="rebalance_plan",
+        body=(),
         plan=_plan_row(
             _REBALANCES, "plan_id", "rebalance plan", lambda c: verb("end_rebalance", _of_plan(c, "plan_id"))
         ),
