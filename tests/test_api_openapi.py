@@ -79,7 +79,7 @@ def test_bodies_are_the_verbs_parameters(tx: psycopg.Connection) -> None:
         if not row or route.body is None or route.name == "tick_all":
             continue
         inputs = row[0][: row[1]]
-        ours = {"p_user_id", "p_run_id", "p_order_id", "p_sip_id", "p_new_user_id"}
+        ours = {"p_user_id", "p_run_id", "p_order_id", "p_sip_id", "p_plan_id", "p_new_user_id"}
         names = [name.removeprefix("p_") for name in inputs if name not in ours]
         assert {field.name for field in route.body} == set(names), route.name
         needed = {name.removeprefix("p_") for name in inputs[: row[1] - row[2]] if name not in ours}

@@ -61,7 +61,7 @@ ROWS: dict[str, Schema] = {
         **{"source": "text", "reserve_price": "num?", "closed_time": "time?", "trail_amount": "num?"},
         **{"trail_percent": "num?", "good_till": "time?", "triggered_time": "time?", "seen_time": "time?"},
         **{"oco_id": "id?", "parent_order_id": "id?", "replaces_order_id": "id?", "take_profit_price": "num?"},
-        **{"stop_loss_price": "num?", "stop_loss_limit_price": "num?"},
+        **{"stop_loss_price": "num?", "stop_loss_limit_price": "num?", "client_terms": "object?"},
     ),
     "order_preview": _row(
         "What an order would be answered now, and what it would come to if it filled at once.",
