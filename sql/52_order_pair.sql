@@ -194,7 +194,7 @@ begin
       -- the pair still holds back once, for the dearer of the two
       o.reserve_price := greatest(o.reserve_price, engine.partner_price(c, v_old, v_left, engine.reservation(v_left, v_old.reserve_price, c.scale)));
       update paper_order x set reserve_price = o.reserve_price
-       where x.user_id = p_user_id and x.run_id = p_run_id and x.oco_id = o.oco_id
+       where x.user_id = p_user_id and x.run_id = p_run_id and x.oco_id = o.oco_id and x.order_id <> p_order_id   -- which keeps what it was
          and x.status in ('PENDING', 'TRIGGERED', 'PARTIALLY_FILLED');
     end if;
     update paper_order x set status = 'CANCELED', closed_time = c.last_logical_time, seen_time = null

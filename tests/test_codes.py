@@ -13,7 +13,7 @@ from engine_py.install import sql_dir
 
 DOCS = Path(__file__).parent.parent / "docs"
 # Quoted capitals that no caller sees.
-INTERNAL = {"UPDATE", "REB"}
+INTERNAL = {"UPDATE", "REB", "MEMBER"}
 
 
 def source(first: str, last: str = "99") -> str:
@@ -70,7 +70,7 @@ def test_event_types() -> None:
     found = answers(body("sip_skip")) | answers(body("sip_outcome"))
     code = source("20")
     found |= set(re.findall(r"event_type := '(\w+)'", code))
-    found |= set(re.findall(r"p_time, '(\w+)', x\.symbol \|\| ':' \|\| x\.ex_date", code))
+    found |= set(re.findall(r"p_time, '(\w+)', engine\.action_key", code))
     for choice in re.findall(r"event_type := case .*?;", code):
         found |= answers(choice)
     assert documented("Event types") == found

@@ -631,6 +631,23 @@ def test_what_an_order_holds_back_with_its_fees_can_be_stored(tx: Conn, options:
     assert run.place("A", "BUY", 5, limit=highest - 2)["reject_reason"] == "CASH_INSUFFICIENT"
 
 
+def test_a_sale_must_bring_what_it_costs_or_the_cash_must_do(tx: Conn) -> None:
+    add(tx, flat_amount=60, side="SELL")
+    market = Market(tx)
+    market.bars("A", {f"2024-01-0{n} 16:00": 50 for n in range(2, 6)})
+    run = Run(market, 109, fee_schedule=OWN)
+    run.place("A", "BUY", 2)
+    run.tick("2024-01-02 16:00")
+    run.place("A", "SELL", 1)  # 9 + 50 - 60
+    run.place("A", "SELL", 2, limit=50)
+    assert run.orders() == ["FILLED", "REJECTED CASH_INSUFFICIENT", "PENDING"]
+    run.cancel(3)
+    run.place("A", "SELL", "1.02", limit=50)  # 9 + 51 - 60
+    run.tick("2024-01-03 16:00")
+    assert (run.status(4), run.cash) == ("FILLED", 0)
+    assert run.rules() == set()
+
+
 def test_fees_are_part_of_a_run_s_history(tx: Conn) -> None:
     add(tx, flat_amount=1)
     fills = [(1, 100, "2020-06-01", 0), (2, 100, "2020-06-02", 0)]
