@@ -191,6 +191,7 @@ def test_open_orders_follow_a_split(tx: Conn, way: str) -> None:
     drive(run, way, TIMES)
     assert [(t[0], t[4], t[5]) for t in run.trades()[1:]] == [(4, 2, D("42.5")), (3, 8, D("55.01")), (2, 6, 45)]
     assert (run.order(5)["quantity"], run.order(5)["limit_price"], run.order(5)["reserve_price"]) == (2, 30, 30)
+    assert run.order(2)["reserve_price"] == D("45.005")  # money has no grid
     assert run.rules() == set()
 
 
