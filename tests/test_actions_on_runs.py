@@ -390,6 +390,25 @@ def test_a_time_that_a_raw_mark_has_closed_takes_no_action(tx: Conn) -> None:
 
 
 @each_way
+def test_cash_of_one_bar_comes_by_symbol_and_date(tx: Conn, way: str) -> None:
+    """Splits first, then payments; symbols by their bytes, so that Zinc comes before acme."""
+    market = weekday_market(tx, DAYS[0], "2024-01-31")
+    run = Run(market, 10_000)
+    for symbol, price in (("acme", 90), ("Zinc", 60)):
+        market.instrument(symbol, step="1")
+        market.bars(symbol, dict.fromkeys(TIMES, price))
+        split(tx, symbol, "2024-01-04", 3, 2)
+        for n in (3, 2):
+            dividend(tx, symbol, DAYS[n], f"{price + n}", DAYS[3])
+        run.place(symbol, "BUY", 1)
+    run.tick(TIMES[0])
+    drive(run, way, TIMES)
+    entries = run.table("amount, cause", "cash_ledger", "entry_id")[3:]
+    assert entries == [(20, "CASH_IN_LIEU"), (30, "CASH_IN_LIEU"), *((D(n), "DIVIDEND") for n in (62, 63, 92, 93))]
+    assert run.rules() == set()
+
+
+@each_way
 def test_an_action_that_changes_nothing_is_no_event(tx: Conn, way: str) -> None:
     """A run that stores its marks at events: those of the actions that it holds something for, and no others."""
     market = market_of(tx, dict.fromkeys(TIMES, 100))
