@@ -390,6 +390,21 @@ def test_a_time_that_a_raw_mark_has_closed_takes_no_action(tx: Conn) -> None:
 
 
 @each_way
+def test_a_dividend_is_reinvested_within_what_the_margin_leaves(tx: Conn, way: str) -> None:
+    """What open orders would open counts; in a cash account no order can hold back what has just been paid."""
+    market = market_of(tx, {t: 100 if t < "2024-01-04" else 80 for t in TIMES})
+    dividend(tx, "ACME", "2024-01-03", "10", "2024-01-04")
+    run = Run(market, 1000, reinvest_dividends=True, initial_margin=D("0.5"), maintenance_margin=D("0.25"))
+    run.place("ACME", "BUY", 10)
+    run.tick(TIMES[0])
+    for units in (5, 3):  # 1040 in sum; 880 would be held, of the 1800 that an equity of 900 allows
+        run.place("ACME", "BUY", units, order_type="STOP", stop_price=130)
+    drive(run, way, TIMES)
+    assert (run.held("ACME"), run.cash) == (10, 100)
+    assert run.rules() == set()
+
+
+@each_way
 def test_cash_of_one_bar_comes_by_symbol_and_date(tx: Conn, way: str) -> None:
     """Splits first, then payments; symbols by their bytes, so that Zinc comes before acme."""
     market = weekday_market(tx, DAYS[0], "2024-01-31")
