@@ -405,6 +405,20 @@ def test_a_dividend_is_reinvested_within_what_the_margin_leaves(tx: Conn, way: s
 
 
 @each_way
+def test_a_dividend_that_is_paid_while_the_market_is_closed_is_not_reinvested(tx: Conn, way: str) -> None:
+    market = market_of(tx, dict.fromkeys(TIMES, 10))
+    market.bars("ACME", {"2024-01-04 08:00": 10})  # before the session, and the first of its day
+    dividend(tx, "ACME", "2024-01-03", "5", "2024-01-04")
+    run = Run(market, 1000, reinvest_dividends=True)
+    run.place("ACME", "BUY", 10)
+    run.tick(TIMES[0])
+    drive(run, way, sorted([*TIMES, "2024-01-04 08:00"]))
+    assert run.table("amount, logical_time", "cash_ledger", "entry_id")[2:] == [(50, market.at("2024-01-04 08:00"))]
+    assert run.held("ACME") == 10
+    assert run.rules() == set()
+
+
+@each_way
 def test_cash_of_one_bar_comes_by_symbol_and_date(tx: Conn, way: str) -> None:
     """Splits first, then payments; symbols by their bytes, so that Zinc comes before acme."""
     market = weekday_market(tx, DAYS[0], "2024-01-31")
