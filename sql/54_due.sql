@@ -74,7 +74,7 @@ begin
                                        and b.logical_time > (x.ex_date::timestamp at time zone a.zone) and b.logical_time <= a.after));
 end $$;
 
--- The symbols with an action whose bar is later than p_after, the earliest last tick of all runs, and not later than p_to.
+-- The symbols with bars later than p_after, the earliest last tick of all runs, and an action that none up to it was for.
 create function engine.acting_symbols(p_feed text, p_zone text, p_after timestamptz, p_to timestamptz) returns text[]
 language plpgsql stable as $$
 begin
@@ -84,10 +84,10 @@ begin
   return array(
     select s.symbol
       from (select p_feed as feed, p_zone as zone, p_after as after, p_to as upto offset 0) a
-     cross join lateral (select b.symbol, max(b.logical_time) as last_time from price_bar b
-                          where b.feed = a.feed and b.logical_time > a.after and b.logical_time <= a.upto group by b.symbol) s
+     cross join lateral (select distinct b.symbol from price_bar b
+                          where b.feed = a.feed and b.logical_time > a.after and b.logical_time <= a.upto) s
      cross join lateral (select y.ex_date from corporate_action y
-                          where y.symbol = s.symbol and y.ex_date <= (a.upto at time zone a.zone)::date and (y.ex_date::timestamp at time zone a.zone) < s.last_time
+                          where y.symbol = s.symbol and y.ex_date <= (a.upto at time zone a.zone)::date
                           order by y.ex_date desc limit 1) y
      where not exists (select from price_bar b where b.feed = a.feed and b.symbol = s.symbol
                           and b.logical_time > (y.ex_date::timestamp at time zone a.zone) and b.logical_time <= a.after));

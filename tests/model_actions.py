@@ -238,16 +238,16 @@ class Actions:
         """As many units as the dividend buys at the close, if the market is open and nothing forbids it."""
         seen, oldest = self.market.closed_at(due.symbol, at), self.terms.max_price_age
         assert seen is not None
+        price, step = self.market.bars[due.symbol][seen].close, self.market.instruments[due.symbol][0]
+        quantity = due.amount // (price * step) * step
+        if not quantity:
+            self.seen["too little to reinvest"] += 1
+            return
         if not self.calendar.session(at):
             self.seen["no reinvestment while closed"] += 1
             return
         if oldest is not None and seen < at - oldest:
             self.seen["no reinvestment at an old price"] += 1
-            return
-        price, step = self.market.bars[due.symbol][seen].close, self.market.instruments[due.symbol][0]
-        quantity = due.amount // (price * step) * step
-        if not quantity:
-            self.seen["too little to reinvest"] += 1
             return
         order = self._new_order(due.symbol, "BUY", quantity, "DAY", "DIVIDEND")
         order.logical_time = at

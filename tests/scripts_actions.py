@@ -42,8 +42,11 @@ def action_scripts(draw: st.DrawFn, every_time: bool = False) -> Script:
     return script
 
 
-def corner_script_of_actions() -> Script:
-    """What chance seldom meets: prices of every kind off the grid, fills before a split, reinvestments that may not be."""
+def corner_script_of_actions(calendar: str) -> Script:
+    """What chance seldom meets: prices of every kind off the grid, fills before a split, reinvestments that may not be.
+
+    Days 4 and 5 are a weekend.
+    """
     start = datetime(2020, 3, 10, 20, tzinfo=UTC)
     days = [start + timedelta(n) for n in range(9)]
     flat = Bar(D(9), D(10), D(8), D(9), D(20))
@@ -57,7 +60,7 @@ def corner_script_of_actions() -> Script:
         days[8]: down,
     }
     lots = {days[0]: alpha[days[0]], days[1]: flat, days[2]: Bar(D(9), D(9), D(8), D(8), D(20)), days[5]: down}
-    script = Script("ALWAYS", {"alpha": alpha, "LOTS": lots, "Zed": dict.fromkeys(days, flat)}, D(10_000))
+    script = Script(calendar, {"alpha": alpha, "LOTS": lots, "Zed": dict.fromkeys(days, flat)}, D(10_000))
     script.terms = {"participation": D("0.5"), "max_price_age": timedelta(2), "reinvest_dividends": True}
 
     def order(side: str, quantity: float, kind: str, symbol: str = "alpha", life: str = "GTC", **prices: str) -> None:

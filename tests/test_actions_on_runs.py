@@ -235,6 +235,7 @@ def test_open_orders_follow_a_split(tx: Conn, way: str) -> None:
     drive(run, way, TIMES)
     assert [(t[0], t[4], t[5]) for t in run.trades()[1:]] == [(4, 2, D("42.5")), (3, 8, D("55.01")), (2, 6, 45)]
     assert (run.order(5)["quantity"], run.order(5)["limit_price"], run.order(5)["reserve_price"]) == (2, 30, 30)
+    assert run.order(2)["reserve_price"] == D("45.005")  # money has no grid
     assert run.rules() == set()
 
 
@@ -430,6 +431,54 @@ def test_a_time_that_a_raw_mark_has_closed_takes_no_action(tx: Conn) -> None:
     tx.execute("insert into mtm_ledger values (%s, %s, %s, 1000, 1000, 0, 0)", [*run.key, market.at(TIMES[2])])
     run.tick(TIMES[5])
     assert (run.held("ACME"), run.count("event_ledger")) == (10, 0)
+
+
+@each_way
+def test_a_dividend_is_reinvested_within_what_the_margin_leaves(tx: Conn, way: str) -> None:
+    """What open orders would open counts; in a cash account no order can hold back what has just been paid."""
+    market = market_of(tx, {t: 100 if t < "2024-01-04" else 80 for t in TIMES})
+    dividend(tx, "ACME", "2024-01-03", "10", "2024-01-04")
+    run = Run(market, 1000, reinvest_dividends=True, initial_margin=D("0.5"), maintenance_margin=D("0.25"))
+    run.place("ACME", "BUY", 10)
+    run.tick(TIMES[0])
+    for units in (5, 3):  # 1040 in sum; 880 would be held, of the 1800 that an equity of 900 allows
+        run.place("ACME", "BUY", units, order_type="STOP", stop_price=130)
+    drive(run, way, TIMES)
+    assert (run.held("ACME"), run.cash) == (10, 100)
+    assert run.rules() == set()
+
+
+@each_way
+def test_a_dividend_that_is_paid_while_the_market_is_closed_is_not_reinvested(tx: Conn, way: str) -> None:
+    market = market_of(tx, dict.fromkeys(TIMES, 10))
+    market.bars("ACME", {"2024-01-04 08:00": 10})  # before the session, and the first of its day
+    dividend(tx, "ACME", "2024-01-03", "5", "2024-01-04")
+    run = Run(market, 1000, reinvest_dividends=True)
+    run.place("ACME", "BUY", 10)
+    run.tick(TIMES[0])
+    drive(run, way, sorted([*TIMES, "2024-01-04 08:00"]))
+    assert run.table("amount, logical_time", "cash_ledger", "entry_id")[2:] == [(50, market.at("2024-01-04 08:00"))]
+    assert run.held("ACME") == 10
+    assert run.rules() == set()
+
+
+@each_way
+def test_cash_of_one_bar_comes_by_symbol_and_date(tx: Conn, way: str) -> None:
+    """Splits first, then payments; symbols by their bytes, so that Zinc comes before acme."""
+    market = weekday_market(tx, DAYS[0], "2024-01-31")
+    run = Run(market, 10_000)
+    for symbol, price in (("acme", 90), ("Zinc", 60)):
+        market.instrument(symbol, step="1")
+        market.bars(symbol, dict.fromkeys(TIMES, price))
+        split(tx, symbol, "2024-01-04", 3, 2)
+        for n in (3, 2):
+            dividend(tx, symbol, DAYS[n], f"{price + n}", DAYS[3])
+        run.place(symbol, "BUY", 1)
+    run.tick(TIMES[0])
+    drive(run, way, TIMES)
+    entries = run.table("amount, cause", "cash_ledger", "entry_id")[3:]
+    assert entries == [(20, "CASH_IN_LIEU"), (30, "CASH_IN_LIEU"), *((D(n), "DIVIDEND") for n in (62, 63, 92, 93))]
+    assert run.rules() == set()
 
 
 @each_way

@@ -99,7 +99,7 @@ def assert_same(run: Run, other: Run, name: str) -> None:
 def test_dr_01_every_way_to_drive_a_random_script_gives_the_same_rows(db: Conn, orders: bool) -> None:
     bench = Bench(db)
 
-    @examples(150, 1500)
+    @examples(60, 1500)
     @given(
         scripts(every_time=True, orders=True)
         if orders
@@ -160,7 +160,7 @@ def test_dr_01_orders_do_not_care_how_often_the_run_ticks(db: Conn) -> None:
     def tick_late(run: Run, times: list[datetime]) -> None:
         by_tick(run, times[-1:])
 
-    @examples(250, 2500)
+    @examples(100, 2500)
     @given(scripts(every_time=True, orders=True))
     def check(script: Script) -> None:
         often, steps, late = (bench.run(bench.feed(script), script.cash, **script.terms) for _ in range(3))

@@ -60,7 +60,7 @@ def test_dr_01_fork_is_the_run_as_it_was_and_lives_on_as_it_did(db: Conn) -> Non
     bench = Bench(db)
     seen: set[str] = set()
 
-    @examples(150, 1500)
+    @examples(100, 1500)
     @given(histories(), st.sampled_from(OPTIONS), st.randoms(use_true_random=False))
     def check(history: tuple[Script, int], options: dict[str, Any], chance: random.Random) -> None:
         script, tick = history

@@ -441,7 +441,7 @@ def test_random_runs_of_each_policy_equal_their_twins(db: Conn) -> None:
     computed = dict.fromkeys(SPARSE, 0)
     ways = [by_tick, by_replay, by_replay_in_parts, in_turns, by_tick_all]
 
-    @examples(200, 1500)
+    @examples(120, 1500)
     @given(scripts(every_time=True), st.randoms(use_true_random=False))
     def check(script: Script, chance: random.Random) -> None:
         twin = start(bench, bench.feed(script), script, "EVERY_TICK")
@@ -492,7 +492,7 @@ def test_random_runs_whose_ticks_skip_and_return_equal_their_twins(db: Conn) -> 
                 if error.sqlstate != "TE203":
                     raise
 
-    @examples(60, 1000)
+    @examples(40, 1000)
     @given(scripts(), st.randoms(use_true_random=False))
     def check(script: Script, chance: random.Random) -> None:
         twin = start(bench, bench.feed(script), script, "EVERY_TICK")
