@@ -225,7 +225,7 @@ def test_dates_stand_for_closes_and_bars_outside_sessions_are_counted(db: Conn, 
     assert follow.end() == 1
     assert problems(follow.err) == [(3, "TE203")]
     assert [time for _, time, *_ in bars(db)] == [at(0), at(0).replace(hour=17)]
-    assert "1 bars lie outside every session" in follow.out
+    assert "1 bar lies outside every session" in follow.out
     assert start(*FOLLOW, "--calendar", "ALWAYS").end() == 1
     assert start("feed", "follow", "/nonexistent").end() == 2
 
