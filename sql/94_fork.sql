@@ -153,7 +153,7 @@ begin
 end $$;
 
 -- The source is locked in share mode: ticks of it wait, other forks of it do not; the copy is read after that. No other run
--- is waited for while it is locked: whether the user is still free is for the unique index to say.
+-- is waited for while it is locked, not even to see whether it is just ending: that would be out of key order.
 -- writes: every per-run table
 create function engine.fork_run(p_user_id bigint, p_run_id bigint, p_at timestamptz, p_new_user_id bigint, p_name text) returns bigint
 language plpgsql as $$
@@ -162,7 +162,7 @@ declare
   v_at timestamptz;
   v_run_id bigint;
 begin
-  perform engine.require_read_committed(p_user_id, p_run_id), engine.require_free_user(p_new_user_id);
+  perform engine.require_read_committed(p_user_id, p_run_id);
   perform from strategy_run r where r.user_id = p_user_id and r.run_id = p_run_id for share;
   perform engine.require_run(p_user_id, p_run_id);
   c := engine.view_run(p_user_id, p_run_id);

@@ -208,7 +208,7 @@ class Orders:
         self.require(0 < order_id <= len(self.orders))
         old = self.orders[order_id - 1]
         terms = {name: value for name, value in terms.items() if value is not None}
-        given = (order_id, quantity, terms)
+        given = (order_id, quantity, dict(terms))
         if first := self._named(
             client_order_id
         ):  # the first answer may have been lost, and the old order has gone since

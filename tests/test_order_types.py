@@ -1968,7 +1968,7 @@ def test_what_is_asked_of_many_orders_is_asked_of_an_index(db: Conn, name: str) 
     run = Run(market)
     db.execute(
         "insert into paper_order (user_id, run_id, order_id, symbol, side, order_type, quantity, limit_price, time_in_force,"
-        " status, oco_id, parent_order_id) select %s, %s, n, 'A', 'BUY', 'LIMIT', 1, 1, 'GTC', 'PENDING', n / 2 * 2, n / 2 * 2"
+        " status, oco_id, parent_order_id) select %s, %s, n, 'A', 'BUY', 'LIMIT', 1, 1, 'GTC', 'PENDING', (n + 1) / 2, (n + 1) / 2"
         " from generate_series(1, 20000) n",
         run.key,
     )

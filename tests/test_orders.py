@@ -655,7 +655,7 @@ def test_the_largest_and_the_finest_order_are_stored_exactly(desk: Run) -> None:
     desk.call("set_risk_limit")
     big = desk.place("A", "BUY", D("999999999999.999999"), limit=D("999999999999.99999999"))
     assert (big["quantity"], big["limit_price"]) == (D("999999999999.999999"), D("999999999999.99999999"))
-    assert big["reject_reason"] == "CASH_INSUFFICIENT"
+    assert big["reject_reason"] == "POSITION_LIMIT_EXCEEDED"  # with what is held
     fine = desk.place("A", "BUY", D("0.000001"), limit=D("0.00000001"))
     assert (fine["status"], fine["limit_price"]) == ("PENDING", D("0.00000001"))
     # eight decimals cannot hold it: off the step, or too big, but never a crash
