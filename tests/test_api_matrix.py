@@ -158,7 +158,7 @@ def furnish(api: Door, ann: Client, feed: str) -> dict[str, Any]:
     sip = ann.ok("POST", f"{path}/sips", 201, json={"symbol": "AAA", "amount": "10", **terms})["sip_id"]
     plan = ann.ok("POST", f"{path}/rebalances", 201, json={"weights": {"AAA": "0.5"}, **terms})["plan_id"]
     replay = ann.ok("POST", f"{path}/replays", 202, json={"from": iso(0), "to": iso(0)})["replay_id"]
-    (key,) = ann.items("/v1/keys")
+    key = ann.items("/v1/keys")[0]
     return {
         "run_id": run,
         "order_id": order,

@@ -23,7 +23,18 @@ with an offset, and answered in UTC. Lists go on with `cursor`. A POST or PUT wi
 the same request again gets the same bytes. What is another's is answered as what does not exist."""
 _WORDS = {408: "The body took too long to come.", 429: "Too many requests.", 504: "It took too long."}
 _OTHER: dict[str, Schema] = {
-    "stream": {"type": "string", "description": "Server-sent events: event, trade, tick, end."},
+    # of each event, as OpenAPI 3.1 is read: itemSchema came with 3.2
+    "stream": {
+        "type": "object",
+        "description": "A server-sent event. `end` has no id: it is the last one.",
+        "required": ["event", "data"],
+        "additionalProperties": False,
+        "properties": {
+            "id": {"type": "string", "description": "Goes into Last-Event-ID."},
+            "event": {"type": "string", "enum": ["event", "trade", "tick", "end"]},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+        },
+    },
     "text": {"type": "string"},
     "any": {"type": "object"},
 }
