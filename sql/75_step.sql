@@ -77,7 +77,10 @@ begin
   if c.last_logical_time is null then
     return c;
   end if;
-  c := engine.post(engine.match_through(engine.watch_orders(c, v_before), v_before));
+  c := engine.match_through(engine.watch_orders(c, v_before), v_before);
+  if c.journal is not null then
+    c := engine.post(c);
+  end if;
   c.closed_through := greatest(c.closed_through, v_before);
   return c;
 end $$;

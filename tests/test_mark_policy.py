@@ -209,7 +209,7 @@ def replay_ranges(run: Run, times: list[datetime], connect: Connect) -> None:
 def replay_killed(run: Run, times: list[datetime], connect: Connect) -> None:
     """By each trade in turn: its session ends itself there. Then once more, unharmed."""
     run.conn.execute(
-        "create function die() returns trigger language plpgsql as $$ begin"
+        "create function die() returns trigger language plpgsql security definer as $$ begin"
         " perform pg_terminate_backend(pg_backend_pid()); perform pg_sleep(10); return new; end $$"
     )
     killed = 0
