@@ -353,7 +353,7 @@ def ticks_by(db: Conn) -> Iterator[None]:
     """Notes which backend has ticked whom and when."""
     db.execute(
         """create table ticked (pid int, user_id bigint, logical_time timestamptz);
-           create function note() returns trigger language plpgsql as $$ begin
+           create function note() returns trigger language plpgsql security definer as $$ begin
              insert into ticked values (pg_backend_pid(), new.user_id, new.logical_time); return null; end $$;
            create trigger note after insert on mtm_ledger for each row execute function note()"""
     )
