@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from door import Door, serving
+from door import NO_API, Door, serving
 from helpers import superuser_only
 from live import start  # noqa: F401  # a fixture
 from psycopg import sql
@@ -244,7 +244,7 @@ def _api(pg_server: Server, pg_template: NoopExecutor) -> Iterator[Door]:
     with janitor:
         dsn = pg_server.dsn_of(name)
         with psycopg.connect(dsn) as conn:
-            superuser_only(conn, "it has no role papertick_api")
+            superuser_only(conn, NO_API)
         with serving(dsn, "--rate", "0") as process:
             door = Door(process.url, dsn)
             yield door

@@ -25,6 +25,7 @@ from engine_py.api.app import ROUTES
 
 PROJECT = Path(__file__).resolve().parent.parent
 PROBLEM = "application/problem+json"
+NO_API = "it may not become papertick_api, as which the API serves (name a superuser)"
 _feeds = itertools.count(1)
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from door import PROJECT, Client, Door, iso, serving
+from door import NO_API, PROJECT, Client, Door, iso, serving
 from helpers import (
     Conn,
     Run,
@@ -134,7 +134,7 @@ def test_papertick_tick_is_done_once(db: Conn, dsn: str, proxy: Lossy, run: Run,
 
 @pytest.fixture
 def ann(db: Conn, dsn: str, market: None, proxy: Lossy) -> Iterator[Client]:
-    superuser_only(db, "it has no role papertick_api")
+    superuser_only(db, NO_API)
     with serving(proxy.dsn) as process:
         door = Door(process.url, dsn)
         client = door.client()
