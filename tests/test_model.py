@@ -132,7 +132,7 @@ def test_dr_01_model_and_database_agree_on_scripts_of_plans(db: psycopg.Connecti
 def test_dr_01_model_and_database_agree_on_random_scripts_of_orders(db: psycopg.Connection[Any]) -> None:
     bench = Accounts(db)
 
-    @examples(900, 20_000)
+    @examples(600, 20_000)
     @given(scripts(orders=True))
     def check(script: Script) -> None:
         play_both(bench, script)

@@ -363,15 +363,15 @@ def ticks_by(db: Conn) -> Iterator[None]:
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_workers_share_the_runs_of_a_feed(db: Conn, start: Start, ticks_by: None, workers: int) -> None:
-    runs, days = [busy(db) for _ in range(40)], 50
+    runs, days = [busy(db) for _ in range(24)], 30
     commands = [start(*DEAF, "--batch", "3", "--since", "first") for _ in range(workers)]
     commands[0].until(lambda: len(listeners(db)) == workers, "all workers listen")
     market(db, days)
     notify(db)
     commands[0].until(lambda: all(last_of(db, run) == days - 1 for run in runs), "all runs are there")
-    assert value(db, "select count(*) from ticked") == 40 * days
-    assert value(db, "select count(*) from (select distinct user_id, logical_time from ticked) t") == 40 * days
-    assert value(db, "select count(*) from (select pid from ticked group by pid having count(*) > 50) t") == workers
+    assert value(db, "select count(*) from ticked") == 24 * days
+    assert value(db, "select count(*) from (select distinct user_id, logical_time from ticked) t") == 24 * days
+    assert value(db, "select count(*) from (select pid from ticked group by pid having count(*) > 20) t") == workers
     assert {digest(db, run) for run in runs} == {twin(db, days)}
     assert {command.process.poll() for command in commands} == {None}
 
