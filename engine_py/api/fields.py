@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,18 +24,18 @@ _UNSENDABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
-class Field:
+class Field(ABC):
     """One member of a body or a query. `read` gives the text that PostgreSQL is sent."""
 
     name: str
     about: str
     required: bool = False
 
-    def schema(self) -> Schema:
-        raise NotImplementedError
+    @abstractmethod
+    def schema(self) -> Schema: ...
 
-    def read(self, value: Any) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def read(self, value: Any) -> str: ...
 
     def wrong(self, must_be: str) -> Problem:
         return invalid(f"{self.name} must be {must_be}", field=self.name)
