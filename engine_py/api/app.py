@@ -62,7 +62,7 @@ class Api:
         s = self.settings
         self._database = Database(s.dsn, size=s.pool, is_superuser=s.is_superuser)
         await self._database.pool.open()
-        self._streams = Streams(self._database)
+        self._streams = Streams(self._database, s.limits.heartbeat)
         self._replays = Replays(self._database, max(1, s.pool // 2), self._streams.moved)
         self._uploads = Uploads(s.dsn, is_superuser=s.is_superuser)
         self._probes.pool = pool = self._database.pool
