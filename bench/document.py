@@ -20,7 +20,7 @@ from bench.measure import RESULTS
 from bench.report import NOT_MEASURED, NOT_MET, Document, Row, number, readings, spread, tally, verdict
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
-BENCHMARKS = ("ticks", "fleet", "store", "replay")
+BENCHMARKS = ("ticks", "fleet", "store", "replay", "http")
 _NOTHING = "Not measured yet."
 _BLOCK = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
@@ -240,6 +240,7 @@ _BLOCKS: dict[str, Callable[[dict[str, Document]], str]] = {
     "replay": _replay,
     "peers": _field,
     "store": _rows_of("store"),
+    "http": _rows_of("http"),
     "profile": _profile,
     "unmet": _unmet,
     "faster": _faster,

@@ -25,8 +25,8 @@ import psycopg
 from bench import measure
 from bench.report import Document, Row, parser, publish, row, words
 from bench.runs import load_feed, make_runs, time_of
-from engine_py.api import app
 from engine_py.api.database import Database
+from engine_py.api.routing import ROUTES
 from engine_py.api.table import Call, Identity
 
 _FEED = "http"
@@ -140,7 +140,7 @@ async def _by_psycopg(dsn: str, clients: list[Client], seconds: float) -> float:
         await database.pool.close()
 
 
-_ROUTES = {route.name: route for route in app.ROUTES}
+_ROUTES = {route.name: route for route in ROUTES}
 
 
 async def _transactions(database: Database, client: Client) -> None:

@@ -19,6 +19,15 @@ _KEY = ("key_id", "label", "prefix", "is_admin", "created_at", "expires_at", "re
 @click.option("--max-upload", default=256 << 20, show_default=True, type=click.IntRange(1024), help="Bytes of a file.")
 @click.option("--rate", default=1000.0, show_default=True, type=click.FloatRange(0), help="Requests a second per key.")
 @click.option("--body-timeout", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Seconds for a body.")
+@click.option("--head-timeout", default=5.0, show_default=True, type=click.FloatRange(0.1), help="Seconds for a head.")
+@click.option(
+    "--write-timeout",
+    default=20.0,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="Seconds to read an answer.",
+)
+@click.option("--heartbeat", default=15.0, show_default=True, type=click.FloatRange(0.1), help="Of a quiet stream.")
 @click.option("--grace", default=30, show_default=True, type=click.IntRange(1), help="Seconds to finish when stopped.")
 @click.option(
     "--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]), help="How much to log."
@@ -32,6 +41,9 @@ def serve(
     max_upload: int,
     rate: float,
     body_timeout: float,
+    head_timeout: float,
+    write_timeout: float,
+    heartbeat: float,
     grace: int,
     log_level: str,
     access_log: bool,
@@ -52,7 +64,7 @@ def serve(
         host=host,
         port=port,
         pool=pool,
-        limits=limits.Limits(rate, max_body, max_upload, body_timeout),
+        limits=limits.Limits(rate, max_body, max_upload, body_timeout, head_timeout, write_timeout, heartbeat),
         grace=grace,
         log_level=log_level,
         access_log=access_log,

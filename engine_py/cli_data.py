@@ -11,9 +11,10 @@ from psycopg import Connection
 
 from engine_py import csvfile
 from engine_py import feed as feeds
+from engine_py.barlines import Lines
 from engine_py.cli_base import NEGATIVE, NUMBER, SECONDS, Group, Row, emit, options, select, session, show_progress
 from engine_py.errors import UsageError
-from engine_py.follow import Follower, Lines
+from engine_py.follow import Follower
 from engine_py.render import counted, table, text, to_json_line
 from engine_py.signals import on_stop
 

@@ -1,4 +1,4 @@
--- Market data and market time: sessions, slot dates, prices. Reads only; nothing here knows a run.
+-- Market data and market time: sessions, prices. Reads only; nothing here knows a run.
 set local search_path = public, pg_temp;
 
 create type engine.market_session as (session_date date, open_at timestamptz, close_at timestamptz);
@@ -60,95 +60,11 @@ begin
   return coalesce((select max(m.close_at) from market_session m where m.calendar = p_calendar), timestamptz '-infinity');
 end $$;
 
--- The date of slot k where dates alone decide it. Months count from the start, so that the 31st comes back after a
--- shorter month. Null for DAILY, which counts sessions.
-create function engine.dated_slot(p_start date, p_frequency text, p_slot int) returns date
-language sql immutable
-return case p_frequency
-  when 'WEEKLY' then p_start + 7 * p_slot
-  when 'MONTHLY' then (p_start + make_interval(months => p_slot))::date
-  when 'QUARTERLY' then (p_start + make_interval(months => 3 * p_slot))::date
-end;
-
--- Slot k's nominal date; null while the calendar does not reach that far. DAILY counts sessions from the start, or from
--- an earlier slot whose date is known: the same date, sooner.
-create function engine.slot_date(
-  p_calendar text, p_start date, p_frequency text, p_slot int, p_known_slot int, p_known_date date
-) returns date
-language plpgsql stable as $$
-begin
-  if p_frequency <> 'DAILY' then
-    return engine.dated_slot(p_start, p_frequency, p_slot);
-  elsif p_calendar = 'ALWAYS' then
-    return p_start + p_slot;
-  end if;
-  return (select m.session_date from market_session m
-           where m.calendar = p_calendar and m.session_date >= coalesce(p_known_date, p_start)
-           order by m.session_date offset p_slot - case when p_known_date is null then 0 else p_known_slot end limit 1);
-end $$;
-
 create function engine.is_session_date(p_calendar text, p_date date) returns boolean
 language plpgsql stable as $$
 begin
   return p_calendar = 'ALWAYS'
     or exists (select from market_session m where m.calendar = p_calendar and m.session_date = p_date);
-end $$;
-
--- The date from which a slot is due. PREVIOUS looks back from the nominal date, so it is null (not due, not known)
--- until the calendar reaches that date.
-create function engine.due_date(p_calendar text, p_nominal date, p_roll text) returns date
-language plpgsql stable as $$
-begin
-  if p_roll <> 'PREVIOUS' or p_calendar = 'ALWAYS' then
-    return p_nominal;
-  end if;
-  if not exists (select from market_session m where m.calendar = p_calendar and m.session_date >= p_nominal) then
-    return null;
-  end if;
-  return coalesce((select max(m.session_date) from market_session m
-                    where m.calendar = p_calendar and m.session_date <= p_nominal), p_nominal);
-end $$;
-
--- The date from which slot p_slot of a plan is due; null when the plan ends before it (p_slots, p_end) or the calendar
--- cannot tell yet.
-create function engine.next_due_date(
-  p_calendar text, p_start date, p_frequency text, p_roll text, p_slot int, p_slots int, p_end date,
-  p_known_slot int, p_known_date date
-) returns date
-language plpgsql stable as $$
-declare
-  v_nominal date;
-begin
-  if p_slot >= p_slots then
-    return null;
-  end if;
-  v_nominal := engine.slot_date(p_calendar, p_start, p_frequency, p_slot, p_known_slot, p_known_date);
-  return case when v_nominal <= coalesce(p_end, v_nominal) then engine.due_date(p_calendar, v_nominal, p_roll) end;
-end $$;
-
--- The first slot from p_slot on that is not due on p_date: those before it are.
-create function engine.first_slot_not_due(
-  p_calendar text, p_start date, p_frequency text, p_roll text, p_slot int, p_slots int, p_end date, p_date date,
-  p_known_slot int, p_known_date date
-) returns int
-language plpgsql stable as $$
-begin
-  while engine.next_due_date(p_calendar, p_start, p_frequency, p_roll, p_slot, p_slots, p_end, p_known_slot, p_known_date) <= p_date loop
-    p_slot := p_slot + 1;
-  end loop;
-  return p_slot;
-end $$;
-
--- Has a session closed before p_time that began the slot's chance to execute?
-create function engine.is_session_missed(p_calendar text, p_due date, p_time timestamptz) returns boolean
-language plpgsql stable as $$
-begin
-  if p_calendar = 'ALWAYS' then
-    return ((p_due + 1)::timestamp at time zone 'UTC') < p_time;
-  end if;
-  return (select m.close_at from market_session m
-           where m.calendar = p_calendar and m.session_date >= p_due
-           order by m.session_date limit 1) < p_time;
 end $$;
 
 -- Most often the time has a bar of its own, which is found for less.

@@ -195,11 +195,15 @@ begin
                            e.logical_time - case when (c.match).price = (c.match).open then interval '1 microsecond' else '0' end);
 end $$;
 
--- Every match up to p_to, in order.
+-- Every match up to p_to, in order. What has come together is written in between.
+-- writes: every per-run table but the marks
 create function engine.match_through(c engine.context, p_to timestamptz) returns engine.context
 language plpgsql as $$
 begin
   while (c.match).logical_time <= p_to loop
+    if cardinality(c.journal) > 128 then
+      c := engine.post(c);
+    end if;
     c := engine.next_match(engine.end_order(c));
   end loop;
   return c;

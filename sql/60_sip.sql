@@ -33,23 +33,9 @@ begin
   return engine.note(c, e);
 end $$;
 
--- Has the slot of that key ended already, by a row that was inserted by hand? Then nothing else of it may happen.
-create function engine.is_sip_slot_ended(c engine.context, p_key text) returns boolean
-language plpgsql stable as $$
-begin
-  return exists (select from event_ledger v
-                  where v.user_id = c.user_id and v.run_id = c.run_id and v.event_key = p_key
-                    and v.event_type in ('SIP_EXECUTED', 'SIP_SKIPPED_FUNDS', 'SIP_SKIPPED_HOLIDAY', 'SIP_SKIPPED_PAUSED',
-                                         'SIP_SKIPPED_BELOW_UNIT', 'SIP_MISSED'));
-end $$;
-
-create function engine.is_rebalance_slot_ended(c engine.context, p_key text) returns boolean
-language plpgsql stable as $$
-begin
-  return exists (select from event_ledger v
-                  where v.user_id = c.user_id and v.run_id = c.run_id and v.event_key = p_key
-                    and v.event_type in ('REBALANCED', 'REBALANCE_MISSED'));
-end $$;
+create function engine.sip_payload(p_nominal date, p_amount numeric, p_reason text, p_order_id bigint) returns jsonb
+language sql stable
+return jsonb_strip_nulls(jsonb_build_object('date', p_nominal, 'amount', trim_scale(p_amount), 'reason', p_reason, 'order_id', p_order_id));
 
 -- What slot p_slot invests: the amount, stepped up once every step_up_every slots since base_slot, to 1e12 at most:
 -- nobody has the cash for more, and powers of it would take for ever to compute.
@@ -110,12 +96,12 @@ end $$;
 -- End one due slot of the plan c.sip: an event, and filled orders when it executes. All its legs are bought or none:
 -- the first that may not be ends the slot and takes back those before it, which it is asked after: on margin they may have
 -- opened a position, or covered one. A leg whose money buys no unit is left out.
-create function engine.end_sip_slot(c engine.context, p_slot int, p_is_current boolean, p_time timestamptz, p_legs engine.leg[])
-returns engine.context
+create function engine.end_sip_slot(
+  c engine.context, p_slot int, p_nominal date, p_is_current boolean, p_time timestamptz, p_legs engine.leg[]
+) returns engine.context
 language plpgsql stable as $$
 declare
   v_plan sip_plan := c.sip;
-  v_nominal date := engine.slot_date(c.calendar, v_plan.start_date, v_plan.frequency, p_slot, v_plan.next_slot - 1, v_plan.last_date);
   v_amount numeric := engine.sip_amount(v_plan, p_slot, c.scale);
   v_money numeric := v_amount + v_plan.residual;
   v_cash numeric := c.cash;
@@ -128,10 +114,10 @@ declare
 begin
   e.logical_time := p_time;
   e.event_key := v_plan.sip_id || ':' || p_slot;
-  if engine.is_sip_slot_ended(c, e.event_key) then
+  if engine.is_sip_slot_ended(c.user_id, c.run_id, e.event_key) then
     return c;
   end if;
-  e.event_type := engine.sip_skip(c.calendar, v_plan, v_nominal, p_is_current, p_time);
+  e.event_type := engine.sip_skip(c.calendar, v_plan, p_nominal, p_is_current, p_time);
   if e.event_type is null then
     if v_plan.symbol is null then   -- one leg has all the money
       p_legs := engine.split_money(v_plan, p_legs, v_money, c.symbols, c.quantities, c.scale);
@@ -157,8 +143,7 @@ begin
     end if;
   end if;
 
-  e.payload := jsonb_strip_nulls(jsonb_build_object('date', v_nominal, 'amount', trim_scale(v_amount), 'reason', v_reason,
-    'order_id', case when e.event_type = 'SIP_EXECUTED' and v_plan.symbol is not null then c.last_order_id end));
+  e.payload := engine.sip_payload(p_nominal, v_amount, v_reason, case when e.event_type = 'SIP_EXECUTED' and v_plan.symbol is not null then c.last_order_id end);
   if v_plan.symbol is null then
     e.payload := e.payload || engine.legs_payload(e.event_type, v_reason, g.symbol, engine.next_order_id(c) - v_bought, v_bought);
   end if;
@@ -170,14 +155,38 @@ begin
   return engine.count_skipped_funds(c, e);
 end $$;
 
--- All due slots of all plans, by (sip_id, slot), at an open time. A plan keeps its slots due while a
--- symbol of it has no price.
-create function engine.run_sips(c engine.context, p_time timestamptz) returns engine.context
+-- The due slots of the plan c.sip before its last one, unless it catches up each: whatever they are, none executes, so they
+-- end together. The context is copied at every call, journal and all: slot by slot, tens of thousands would take for ever.
+create function engine.end_past_slots(c engine.context, p_dates date[], p_time timestamptz) returns engine.context
 language plpgsql stable as $$
+declare
+  v_plan constant sip_plan := c.sip;
+  v_entries engine.entry[];
+begin
+  v_entries := array(
+    select engine.slot_end(p_time, engine.sip_skip(c.calendar, v_plan, d.nominal, false, p_time), d.key,
+                           engine.sip_payload(d.nominal, engine.sip_amount(v_plan, d.slot, c.scale), null, null))
+      from (select v_plan.next_slot + n.ordinality::int - 1 as slot, n.nominal, v_plan.sip_id || ':' || v_plan.next_slot + n.ordinality - 1 as key
+              from unnest(p_dates[: cardinality(p_dates) - 1]) with ordinality n (nominal, ordinality)) d
+     where not engine.is_sip_slot_ended(c.user_id, c.run_id, d.key)
+     order by d.slot);
+  if v_entries <> '{}' then
+    c.journal := c.journal || v_entries;
+    c.sip.skipped_funds := case when v_plan.auto_pause_after is null then v_plan.skipped_funds else 0 end;
+  end if;
+  return c;
+end $$;
+
+-- All due slots of all plans, by (sip_id, slot), at an open time. A plan keeps its slots due while a
+-- symbol of it has no price. What has come together is written in between.
+-- writes: every per-run table but the marks
+create function engine.run_sips(c engine.context, p_time timestamptz) returns engine.context
+language plpgsql as $$
 declare
   v_plan sip_plan;
   v_date date := (p_time at time zone c.time_zone)::date;
   v_end int;
+  v_dates date[];
   v_legs engine.leg[];
 begin
   for i in 1 .. coalesce(cardinality(c.sips), 0) loop
@@ -192,12 +201,20 @@ begin
 
     c := engine.with_limits(c);
     c.sip := v_plan;
-    for v_slot in v_plan.next_slot .. v_end - 1 loop
-      c := engine.end_sip_slot(c, v_slot, v_slot = v_end - 1, p_time, v_legs);
+    v_dates := engine.slot_dates(c.calendar, v_plan.start_date, v_plan.frequency, v_plan.next_slot, v_end - v_plan.next_slot,
+                                 v_plan.next_slot - 1, v_plan.last_date);
+    if v_plan.catch_up <> 'EACH' and v_end - v_plan.next_slot > 1 then
+      c := engine.end_past_slots(c, v_dates, p_time);
+    end if;
+    for v_slot in case v_plan.catch_up when 'EACH' then v_plan.next_slot else v_end - 1 end .. v_end - 1 loop
+      if cardinality(c.journal) > 128 then
+        c := engine.post(c);
+      end if;
+      c := engine.end_sip_slot(c, v_slot, v_dates[1 + v_slot - v_plan.next_slot], v_slot = v_end - 1, p_time, v_legs);
     end loop;
     v_plan := c.sip;
     if v_plan.frequency = 'DAILY' then
-      v_plan.last_date := engine.slot_date(c.calendar, v_plan.start_date, 'DAILY', v_end - 1, v_plan.next_slot - 1, v_plan.last_date);
+      v_plan.last_date := v_dates[cardinality(v_dates)];
     end if;
     v_plan.next_slot := v_end;
     c.sips[i] := v_plan;

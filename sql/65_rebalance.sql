@@ -38,8 +38,9 @@ end $$;
 -- Sell down and cover what is short, then buy up. A buy is cut to the cash that is left, fees included: rounding each trade
 -- to the minor unit must not reject a whole leg for a cent. Where none is left it is asked for whole: a cash account rejects
 -- it, a margin account may borrow. What is then worth less than min_order_value is left out.
+-- writes: every per-run table but the marks
 create function engine.trade_to_targets(c engine.context, p_plan rebalance_plan, p_time timestamptz, p_equity numeric) returns engine.context
-language plpgsql stable as $$
+language plpgsql as $$
 declare
   v record;
   v_side text;
@@ -49,6 +50,9 @@ begin
     select l.* from engine.rebalance_legs(p_plan, c.feed, p_time, p_equity, c.symbols, c.quantities, (c.terms).max_price_age) l
      order by l.delta > 0 and l.held >= 0, l.symbol collate "C"
   loop
+    if cardinality(c.journal) > 128 then
+      c := engine.post(c);
+    end if;
     v_side := case when v.delta < 0 then 'SELL' else 'BUY' end;
     v_quantity := least(abs(v.delta), engine.floor_to(999999999999, v.step));
     if v_side = 'BUY' and v.held >= 0 then
@@ -64,17 +68,17 @@ begin
 end $$;
 
 -- All due slots of all plans, by (plan_id, slot), at an open time. The last due slot trades, earlier ones were missed.
--- While none of its symbols has a price that may be traded on a plan waits.
+-- While none of its symbols has a price that may be traded on a plan waits. What has come together is written in between.
+-- writes: every per-run table but the marks
 create function engine.run_rebalances(c engine.context, p_time timestamptz) returns engine.context
-language plpgsql stable as $$
+language plpgsql as $$
 declare
   v_plan rebalance_plan;
   v_date date := (p_time at time zone c.time_zone)::date;
   v_end int;
+  v_key text;
   v_equity numeric;
-  e engine.entry;
 begin
-  e.logical_time := p_time;
   for i in 1 .. coalesce(cardinality(c.rebalances), 0) loop
     v_plan := c.rebalances[i];
     v_end := engine.first_slot_not_due(c.calendar, v_plan.start_date, v_plan.frequency, 'NEXT', v_plan.next_slot,
@@ -87,21 +91,21 @@ begin
                         and b.logical_time >= coalesce(engine.earlier(p_time, (c.terms).max_price_age), '-infinity')));
 
     c := engine.with_limits(c);
-    for v_slot in v_plan.next_slot .. v_end - 1 loop
-      e.event_key := v_plan.plan_id || ':' || v_slot;
-      continue when engine.is_rebalance_slot_ended(c, e.event_key);
-      if v_slot < v_end - 1 then
-        e.event_type := 'REBALANCE_MISSED';
-        e.payload := '{}';
-        c := engine.note(c, e);
-        continue;
-      end if;
+    if v_end - v_plan.next_slot > 1 then
+      c.journal := c.journal || array(
+        select engine.slot_end(p_time, 'REBALANCE_MISSED', v_plan.plan_id || ':' || n, '{}') from generate_series(v_plan.next_slot, v_end - 2) n
+         where not engine.is_rebalance_slot_ended(c.user_id, c.run_id, v_plan.plan_id || ':' || n) order by n);
+    end if;
+    if cardinality(c.journal) > 128 then
+      c := engine.post(c);
+    end if;
+    v_key := v_plan.plan_id || ':' || v_end - 1;
+    if not engine.is_rebalance_slot_ended(c.user_id, c.run_id, v_key) then
       v_equity := c.cash + engine.market_value(c, p_time);   -- of a margin account perhaps less than nothing
-      e.event_type := 'REBALANCED';
-      e.payload := jsonb_build_object('equity', trim_scale(v_equity));
-      c := engine.trade_to_targets(engine.note(c, e), v_plan, p_time, greatest(v_equity, 0));
+      c := engine.note(c, engine.slot_end(p_time, 'REBALANCED', v_key, jsonb_build_object('equity', trim_scale(v_equity))));
+      c := engine.trade_to_targets(c, v_plan, p_time, greatest(v_equity, 0));
       c.made := c.made + 1;
-    end loop;
+    end if;
     if v_plan.frequency = 'DAILY' then
       v_plan.last_date := engine.slot_date(c.calendar, v_plan.start_date, 'DAILY', v_end - 1, v_plan.next_slot - 1, v_plan.last_date);
     end if;

@@ -93,7 +93,8 @@ begin
                                        s.next_slot - 1, s.last_date);
     c := engine.with_limits(c);
     c.sip := s;
-    c := engine.end_sip_slot(c, slot, v_end <= slot + 1, v_time, v_legs);
+    c := engine.end_sip_slot(c, slot, engine.slot_date(c.calendar, s.start_date, s.frequency, slot, slot - 1, s.last_date), v_end <= slot + 1,
+                             v_time, v_legs);
     select u.event_type, u.payload into event_type, payload   -- what a pause says of itself comes after it
       from unnest(c.journal) with ordinality u where u.event_type is not null order by u.ordinality limit 1;
     amount := (payload ->> 'amount')::numeric;

@@ -147,11 +147,11 @@ end $$;
 
 -- Up to p_events whole ticks with the quiet times before them, in the caller's transaction. True when the range is
 -- done. Times that are complete are skipped; a time before the last tick that never was is TE003, as in tick.
--- p_events null: all of it. p_is_first: the first piece of a call, whose first time is always an ordinary tick, because
--- it may follow a gap or be the run's first; so is the first after a step.
+-- p_events null: all of it. p_times: at most so many times, quiet ones included. p_is_first: the first piece of a call, whose
+-- first time is always an ordinary tick, because it may follow a gap or be the run's first; so is the first after a step.
 -- writes: every per-run table
 create function engine.replay_events(
-  p_user_id bigint, p_run_id bigint, p_from timestamptz, p_to timestamptz, p_events int, p_is_first boolean
+  p_user_id bigint, p_run_id bigint, p_from timestamptz, p_to timestamptz, p_events int, p_is_first boolean, p_times int default null
 ) returns boolean
 language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 declare
@@ -162,13 +162,14 @@ begin
   perform engine.require_own(p_user_id, p_run_id);
   perform engine.require_time(p_from), engine.require_time(p_to);
   perform engine.require(coalesce(p_events, 1) > 0, 'argument=commit_every must_be=positive');
+  perform engine.require(coalesce(p_times, 1) > 0, 'argument=times must_be=positive');
   c := engine.open_run(p_user_id, p_run_id);
   c.events_left := p_events;
   if p_is_first then
     perform engine.require_ticked(c, p_from, p_to);
   end if;
 
-  while c.events_left is null or c.events_left > 0 loop
+  while coalesce(c.events_left > 0, true) and coalesce(p_times > 0, true) loop
     v_next := engine.next_feed_time(c.feed, greatest(p_from, c.last_logical_time), p_to, coalesce(p_from <= c.last_logical_time, false));
     if v_next is null then
       return true;
@@ -181,9 +182,11 @@ begin
     if v_times = '{}' then
       c := engine.tick_run(c, v_next);
       c.events_left := c.events_left - 1;
+      p_times := p_times - 1;
       p_is_first := false;
     else
-      c := engine.replay_window(c, v_times);
+      c := engine.replay_window(c, v_times[: coalesce(p_times, cardinality(v_times))]);
+      p_times := p_times - width_bucket(c.last_logical_time, v_times);   -- an event, or an action, may have ended the window
     end if;
   end loop;
   return false;

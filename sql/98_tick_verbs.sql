@@ -32,15 +32,17 @@ begin
 end $$;
 comment on procedure replay is 'CALL replay(user, run, from, to, commit_every): the same rows as tick at every feed time of the inclusive range, faster. Completed times are skipped, so a killed replay is finished by calling it again. commit_every null: one transaction; a number: COMMIT after so many events.';
 
+drop function if exists replay_part(bigint, bigint, timestamptz, timestamptz, int, boolean);
 create or replace function replay_part(
-  p_user_id bigint, p_run_id bigint, p_from timestamptz, p_to timestamptz, p_events int, p_is_first boolean default true
+  p_user_id bigint, p_run_id bigint, p_from timestamptz, p_to timestamptz, p_events int, p_is_first boolean default true,
+  p_times int default null
 ) returns boolean
 language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
-  return engine.replay_events(p_user_id, p_run_id, p_from, p_to, p_events, p_is_first);
+  return engine.replay_events(p_user_id, p_run_id, p_from, p_to, p_events, p_is_first, p_times);
 end $$;
-comment on function replay_part is 'replay_part(user, run, from, to, events, is_first) → whether the range is done: a piece of a replay, for callers who commit by themselves. Call it again, with is_first false, until it is true; what replay does is no more.';
+comment on function replay_part is 'replay_part(user, run, from, to, events, is_first, times) → whether the range is done: a piece of a replay, for callers who commit by themselves, of so many events and, if given, at most so many bar times. Call it again, with is_first false, until it is true; what replay does is no more.';
 
 create or replace procedure tick_all(
   p_logical_time timestamptz, p_feed text default 'default', p_commit_every int default null, p_since timestamptz default null

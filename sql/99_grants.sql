@@ -48,7 +48,7 @@ begin
              from pg_proc p where p.pronamespace = 'public'::regnamespace and p.proname = any (c_readers || c_users || c_api) loop
     execute format('grant execute on routine %s to papertick_%s', v.routine, case when v.is_read then 'user, papertick_analyst' when v.is_used then 'user' else 'api' end);
   end loop;
-  grant execute on function engine.own_user_ids(), engine.replay_events(bigint, bigint, timestamptz, timestamptz, int, boolean) to papertick_user;
+  grant execute on function engine.own_user_ids(), engine.replay_events(bigint, bigint, timestamptz, timestamptz, int, boolean, int) to papertick_user;
   grant execute on function engine.tick_batch(text, timestamptz, int, boolean, timestamptz, bigint[], bigint[]) to papertick_api;
   -- market data goes in through COPY and so not through a verb: an administrator's key opens these tables to the API
   grant execute on function engine.acts_as_admin() to papertick_api;

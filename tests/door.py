@@ -21,7 +21,7 @@ import psycopg
 from helpers import at, make_bars, make_user, value
 
 from engine_py.api import openapi
-from engine_py.api.app import ROUTES
+from engine_py.api.routing import ROUTES
 
 PROJECT = Path(__file__).resolve().parent.parent
 PROBLEM = "application/problem+json"

@@ -10,7 +10,7 @@ import pytest
 from door import Door, description
 
 from engine_py.api import schemas
-from engine_py.api.app import ROUTES
+from engine_py.api.routing import ROUTES
 
 # schemas that are rows of a table as they are, or the table's with more or less
 TABLES = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import re
 import socket
 import subprocess
@@ -99,13 +101,72 @@ def test_a_body_that_does_not_come(api: Door, ann: Client) -> None:
             assert sock.recv(4096).startswith(b"HTTP/1.1 408")
 
 
-def test_a_request_that_does_not_come(api: Door) -> None:
-    """Half a head, and no more: the connection is closed, however slowly it goes on."""
-    with serving(api.dsn) as process, raw(process, b"GET /healthz HTTP/1.1\r\nHo") as sock:
+def drip(sock: socket.socket, *parts: bytes) -> bytes:
+    """What is answered to somebody who sends a little now and then."""
+    sock.settimeout(0.1)
+    answer = b""
+    for part in itertools.chain(parts, itertools.repeat(parts[-1], 100)):
+        with contextlib.suppress(TimeoutError):
+            while found := sock.recv(1 << 16):
+                answer += found
+            return answer
+        try:
+            sock.sendall(part)
+        except OSError:  # reset
+            return answer
+    raise AssertionError("nobody has cut it off")
+
+
+def test_a_head_that_does_not_come(api: Door) -> None:
+    """However slowly it goes on; the first of a connection, or a later one."""
+    head = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+    with serving(api.dsn, "--head-timeout", "0.5") as process:
+        with raw(process, b"") as sock:
+            sock.settimeout(15)
+            assert sock.recv(100) == b""
+        with raw(process, head) as sock:
+            assert drip(sock, b"X") == b""
+        with raw(process, head + b"\r\n") as sock:
+            answer = drip(sock, head, b"X")
+            assert (answer.count(b"HTTP/1.1"), answer[:12]) == (1, b"HTTP/1.1 200")
+        with raw(process, head + b"\r\n" + head) as sock:  # it has begun before the answer to the one before
+            assert drip(sock, b"X").count(b"HTTP/1.1") == 1
+        with httpx.Client(base_url=process.url) as client:  # while a connection may rest
+            for pause in (0, 1):
+                time.sleep(pause)
+                assert client.get("/healthz").status_code == 200
+            [connection] = client._transport._pool.connections  # type: ignore[attr-defined]
+            assert "Request Count: 2" in connection.info()
+
+
+def test_an_upload_that_comes_too_slowly(api: Door) -> None:
+    admin = api.client(admin=True)
+    head = request_bytes(admin, "POST", "/v1/admin/feeds/slow/bars", {}, **{"Content-Length": "100000"})
+    with (
+        serving(api.dsn, "--body-timeout", "0.5") as process,
+        raw(process, head.replace(b"application/json", b"text/csv")) as sock,
+    ):
+        assert drip(sock, b"symbol,", b"x").startswith(b"HTTP/1.1 408")
+
+
+def test_answers_that_are_not_read(api: Door) -> None:
+    """Of a client that asks for more and more: the memory and the request do not wait for it."""
+
+    def in_flight() -> float:
+        found = re.search(r"^papertick_requests_in_flight (\d+)", httpx.get(f"{process.url}/metrics").text, re.M)
+        assert found
+        return int(found[1]) - 1  # the one that asks
+
+    ask = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+    with serving(api.dsn, "--write-timeout", "1") as process, raw(process, ask * 200) as sock:
+        wait_until(lambda: in_flight() == 1, "it waits to be read")
+        wait_until(lambda: in_flight() == 0, "nobody waits any more")
         sock.settimeout(15)
-        begun = time.monotonic()
-        assert sock.recv(100) == b""
-        assert time.monotonic() - begun < 14
+        size = 0
+        with contextlib.suppress(ConnectionResetError):
+            while found := sock.recv(1 << 20):
+                size += len(found)
+        assert size < 100 * len(httpx.get(f"{process.url}/openapi.json").content)
 
 
 def test_rate_is_each_keys_own(api: Door, ann: Client) -> None:

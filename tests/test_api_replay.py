@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from door import Client, Door, iso, serving
-from helpers import Run, digest, value, wait_until
+from helpers import Run, at, digest, value, wait_until
+
+from engine_py.api.replays import Range
 
 BARS = 1500
 
@@ -64,6 +66,46 @@ def test_progress_and_a_killed_replay_is_finished_by_another_process(api: Door, 
     assert done(ann, where)["status"] == "DONE"
     assert value(api.conn, "select count(*) from mtm_ledger where user_id = %s", [ann.user_id]) == BARS
     assert ann.items(f"/v1/runs/{run}/violations") == []
+
+
+def quiet(api: Door, ann: Client, bars: int) -> int:
+    """A run that does nothing, over a bar a minute."""
+    feed = api.feed([100])
+    api.conn.execute(
+        "insert into price_bar (feed, symbol, logical_time, open, high, low, close)"
+        " select %s, 'AAA', %s + n * interval '1 minute', 100, 100, 100, 100 from generate_series(1, %s) n",
+        [feed, at(0), bars],
+    )
+    return ann.start(feed=feed)
+
+
+def test_quiet_bars_are_replayed_in_slices_too(api: Door, ann: Client) -> None:
+    """So that no slice meets its timeout, and what is done stays done."""
+    run = quiet(api, ann, 45_000)
+    api.conn.execute("create table slice (logical_time timestamptz, work bigint default txid_current())")
+    api.conn.execute(
+        "create function note_slice() returns trigger language plpgsql security definer as"
+        " 'begin insert into public.slice select max(logical_time) from n; return null; end'"
+    )
+    api.conn.execute(
+        "create trigger note_slice after insert on mtm_ledger referencing new table as n"
+        " for each statement execute function note_slice()"
+    )
+    assert done(ann, replay(ann, run, 0, 100)[0])["progress"] == "1"
+    ends = api.conn.execute("select max(logical_time) from slice group by work order by 1").fetchall()
+    assert [(end - at(0)).total_seconds() / 60 for (end,) in ends] == [0, 20_000, 40_000, 45_000]
+
+
+def test_progress_is_that_of_the_bars(api: Door, ann: Client) -> None:
+    """Not of the range, which may begin long before the first of them."""
+    run = quiet(api, ann, 1000)
+    span = Range.of(iso(-9000), iso(100))
+    where = f"/v1/runs/{run}/replays/{span.id}"
+    assert (ann.ok("GET", where)["status"], ann.ok("GET", where)["progress"]) == ("INTERRUPTED", "0.0000")
+    part = "select replay_part(%s, %s, %s, %s, 500, p_times => 251)"
+    assert value(api.conn, part, [ann.user_id, run, span.first, span.last]) is False
+    found = ann.ok("GET", where)
+    assert (found["status"], found["progress"]) == ("INTERRUPTED", "0.2500")
 
 
 def test_sigterm_stops_a_replay_at_the_end_of_a_slice(api: Door, ann: Client) -> None:

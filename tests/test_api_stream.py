@@ -6,7 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -23,7 +23,7 @@ def ann(api: Door) -> Client:
 
 
 class Reader:
-    """Reads a stream in a thread; `items` grows, `heartbeats` counts, `end` is the reason of the end."""
+    """Reads a stream in a thread; `items` grows, `end` is the reason of the end."""
 
     def __init__(self, client: Client, path: str, **options: Any) -> None:
         self.items: list[Item] = []
@@ -186,8 +186,54 @@ def test_a_client_that_leaves_is_forgotten(api: Door, ann: Client) -> None:
     run = busy_run(api, ann, 1)
     with serving(api.dsn) as process:
         there = api.client(url=process.url, like=ann)
-        request = f"GET /v1/runs/{run}/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ann.key}\r\n\r\n"
-        with raw(process, request.encode()) as sock:
+        with raw(process, stream_request(ann, run)) as sock:
             assert re.match(rb"HTTP/1.1 200", sock.recv(100))
             wait_until(lambda: "papertick_streams 1" in there.get("/metrics").text, "it is there")
         wait_until(lambda: "papertick_streams 0" in there.get("/metrics").text, "it is gone")
+
+
+def stream_request(client: Client, run: int) -> bytes:
+    return f"GET /v1/runs/{run}/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {client.key}\r\n\r\n".encode()
+
+
+def test_a_quiet_stream_shows_that_it_lives(api: Door, ann: Client) -> None:
+    run = busy_run(api, ann, 1)
+    with serving(api.dsn, "--heartbeat", "0.2") as process, raw(process, stream_request(ann, run)) as sock:
+        found = b""
+        while found.count(b"\n: still here\n\n") < 3:
+            part = sock.recv(4096)
+            assert part, found
+            found += part
+        assert found.count(b"event: tick") == 1
+
+
+def test_a_client_that_does_not_read_is_cut_off(api: Door, ann: Client) -> None:
+    """And one that does is not, though it has as much to read."""
+    run = busy_run(api, ann, 1)
+    api.conn.execute(
+        "insert into event_ledger (user_id, run_id, logical_time, event_type, event_key, payload)"
+        " select %s, %s, %s, 'SIP_MISSED', 'x:' || n, jsonb_build_object('note', repeat('x', 4000)) from generate_series(1, 5000) n",
+        [ann.user_id, run, iso(0)],
+    )
+    with serving(api.dsn, "--write-timeout", "1") as process:
+        there = api.client(url=process.url, like=ann)
+
+        def streams() -> int:
+            found = re.search(r"^papertick_streams (\d+)", there.get("/metrics").text, re.M)
+            assert found
+            return int(found[1])
+
+        with raw(process, stream_request(ann, run)) as sock:
+            wait_until(lambda: streams() == 1, "it has begun")
+            wait_until(lambda: streams() == 0, "it is cut off")
+            sock.settimeout(15)
+            found = 0
+            with suppress(ConnectionResetError):
+                while part := sock.recv(1 << 20):
+                    found += len(part)
+            assert found < 5000 * 4000
+        reader = Reader(there, f"/v1/runs/{run}/stream")
+        wait_until(lambda: len(reader.items) == 5003, "all of it is there", 30)
+        there.ok("DELETE", f"/v1/runs/{run}", 204)
+        reader.join()
+        assert reader.end == "deleted"

@@ -12,7 +12,7 @@ import pytest
 from door import Client, Door, iso, serving
 from helpers import raises, value
 
-from engine_py.api.app import ROUTES
+from engine_py.api.routing import ROUTES
 
 CSV, NDJSON = {"Content-Type": "text/csv"}, {"Content-Type": "application/x-ndjson"}
 HEAD = "symbol,logical_time,open,high,low,close,volume\n"

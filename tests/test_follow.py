@@ -13,8 +13,8 @@ import pytest
 from helpers import Conn, at, digest, make_busy_run, make_run, session, stop, tick, value
 from live import Start, listeners
 
+from engine_py.barlines import parse
 from engine_py.csvfile import MAX_LINE, Bad
-from engine_py.follow import parse
 
 FOLLOW = ("feed", "follow", "-", "--feed", "f")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")

@@ -8,6 +8,7 @@ thousands of rows for every row that it writes; a good one reads a few.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import NamedTuple
 
 import pytest
@@ -303,6 +304,60 @@ def test_daily_sip_on_a_listed_calendar_is_linear(db: Conn) -> None:
     db.execute("update feed set calendar = 'listed'")
     run = sip_run(db)
     work(db, lambda: replay(db, run, 0, 499)).check()
+
+
+# --- one late tick ---
+
+
+def long_journals_are_refused(conn: Conn) -> None:
+    """The context is copied at every call: what is called for each thing that happens must not be given all of them."""
+    body = value(conn, "select prosrc from pg_proc where oid = 'engine.note'::regproc")
+    conn.execute(
+        "create or replace function engine.note(c engine.context, e engine.entry) returns engine.context"
+        " language plpgsql immutable as $body$"
+        + body.replace("begin", "begin assert coalesce(cardinality(c.journal), 0) < 150;", 1)
+        + "$body$"
+    )
+
+
+LATE = {
+    "sip": "select create_sip(%s, %s, 'S1', 10, 'DAILY', %s)",
+    "sip_each": "select create_sip(%s, %s, 'S1', 10, 'DAILY', %s, p_catch_up => 'EACH')",
+    "sip_step_up": "select create_sip(%s, %s, 'S1', 10, 'DAILY', %s, p_step_up_amount => 1, p_step_up_every => 7)",
+    "sip_previous": "select create_sip(%s, %s, 'S1', 10, 'DAILY', %s, p_roll => 'PREVIOUS')",
+    "rebalance": "select create_rebalance(%s, %s, '{\"S1\": 0.5}', 'DAILY', %s)",
+}
+
+
+@pytest.mark.parametrize("plan", list(LATE.values()), ids=list(LATE))
+@pytest.mark.parametrize("calendar", ["ALWAYS", "listed"])
+def test_thousands_of_missed_slots_are_linear(db: Conn, calendar: str, plan: str) -> None:
+    make_market(db, 1, 1)
+    db.execute("insert into calendar values ('listed', 'UTC')")
+    db.execute(
+        "insert into market_session select 'listed', day::date, day - interval '6 hours', day"
+        " from generate_series(%s - interval '2999 days', %s, interval '1 day') day",
+        [at(0), at(0)],
+    )
+    db.execute("update feed set calendar = %s", [calendar])
+    run = make_run(db, 10_000_000)
+    db.execute(plan, [*run, (at(0) - timedelta(days=2999)).date()])
+    long_journals_are_refused(db)
+    done = work(db, lambda: tick(db, run, 0))
+    assert done["event_ledger"].written == 3000
+    assert done["market_session_pkey"].tuples <= 4 * 3000
+    done.check()
+
+
+def test_thousands_of_fills_at_one_bar_are_linear(db: Conn) -> None:
+    make_market(db, 1, 2000)
+    run = limit_run(db)
+    db.execute("update paper_order set logical_time = %s", [at(0)])
+    tick(db, run, 0)
+    long_journals_are_refused(db)
+    done = work(db, lambda: tick(db, run, 1))
+    assert done["paper_trade"].written == 1999
+    done.check()
 
 
 def test_the_tenth_tick_of_a_session_plans_nothing(db: Conn, connect: Connect) -> None:

@@ -7,31 +7,27 @@ import logging
 import re
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any
-from urllib.parse import parse_qsl
 
 import psycopg
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
-from engine_py import __version__, errors
-from engine_py.api import docs, idempotency, infra_routes, market_routes, openapi, problem, user_routes, wire
+from engine_py.api import idempotency, market_routes, problem, wire
 from engine_py.api.database import Database, Transaction
-from engine_py.api.fields import MAX_ID, Text, read_query
 from engine_py.api.fields import read_body as read_fields
 from engine_py.api.idempotency import Sent
 from engine_py.api.limits import Buckets, Limits, read_body, spool_body
-from engine_py.api.metrics import MEDIA_TYPE as METRICS_TYPE
 from engine_py.api.metrics import Metrics
+from engine_py.api.probes import Probes
 from engine_py.api.problem import Problem, from_error
 from engine_py.api.replays import Replays
+from engine_py.api.routing import ROUTES, Router, path_of, query_of, require_media
 from engine_py.api.streams import Streams
 from engine_py.api.table import Answer, Call, Identity, Plan, Results, Route
 from engine_py.api.uploads import Uploads
 
 log = logging.getLogger("papertick.api")
 
-ROUTES: tuple[Route, ...] = (*user_routes.ROUTES, *infra_routes.ROUTES, *market_routes.ROUTES)
 _JSON = "application/json"
 _MOVES = {"tick", "stop_run", "delete_run"}  # what a stream of the run should see at once
 
@@ -46,41 +42,14 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
 
 
-class _Router:
-    """Templates of paths, and the routes that stand there by method."""
-
-    def __init__(self, routes: tuple[Route, ...]) -> None:
-        self._templates: dict[str, dict[str, Route]] = {}
-        for route in routes:
-            self._templates.setdefault(route.path, {})[route.method] = route
-        # a word in a path comes before an id there: /orders/oco before /orders/{order_id}
-        self._patterns = [
-            (re.compile(re.sub(r"{\w+}", "([^/]+)", path)), re.findall(r"{(\w+)}", path), methods)
-            for path, methods in sorted(self._templates.items(), key=lambda item: ("{" in item[0], item[0].count("{")))
-        ]
-
-    def find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
-        for pattern, names, methods in self._patterns:
-            match = pattern.fullmatch(path)
-            if not match:
-                continue
-            route = methods.get("GET" if method == "HEAD" else method)
-            if route and not (method == "HEAD" and route.name == "stream_run"):
-                return route, dict(zip(names, match.groups(), strict=True))
-            allowed = ", ".join(sorted({*methods, *(("HEAD",) if "GET" in methods else ())}))
-            raise Problem(405, "method", "the method is not allowed here", headers={"Allow": allowed})
-        raise problem.not_found("path")
-
-
 class Api:
     """One process of the API."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._router = _Router(ROUTES)
-        description = openapi.document(ROUTES)
-        self._openapi, self._docs = wire.dump(description), docs.html(description)
+        self._router = Router(ROUTES)
         self._metrics = Metrics()
+        self._probes = Probes(ROUTES, self._metrics)
         self._buckets = Buckets(settings.limits.rate)
         self._database: Database
         self._streams: Streams
@@ -93,10 +62,10 @@ class Api:
         s = self.settings
         self._database = Database(s.dsn, size=s.pool, is_superuser=s.is_superuser)
         await self._database.pool.open()
-        self._streams = Streams(self._database)
+        self._streams = Streams(self._database, s.limits.heartbeat)
         self._replays = Replays(self._database, max(1, s.pool // 2), self._streams.moved)
         self._uploads = Uploads(s.dsn, is_superuser=s.is_superuser)
-        pool = self._database.pool
+        self._probes.pool = pool = self._database.pool
         self._metrics.gauges = {
             "papertick_pool_size": ("Connections to the database.", lambda: pool.get_stats().get("pool_size", 0)),
             "papertick_pool_idle": ("Connections that are free.", lambda: pool.get_stats().get("pool_available", 0)),
@@ -166,12 +135,12 @@ class Api:
 
     async def _handle(self, route: Route, ids: dict[str, str], request: Request) -> Sent:
         if route.is_public:
-            return await self._public(route)
+            return await self._probes.answer(route.name)
         key, who = await self._identify(request)
         if route.admin_only and not who.is_admin:
             hint = "This takes an administrator's key."
             raise Problem(403, "TE301", "not allowed", detail=f"verb={route.name}", hint=hint)
-        path, query = _path_of(ids), _query_of(route, request)
+        path, query = path_of(ids), query_of(route, request)
         idem = idempotency.read_key(request.headers.get(idempotency.HEADER)) if _has_body(route) else None
         call = Call(who, path, query, {})
         if route.body is None and _has_body(route):
@@ -180,7 +149,7 @@ class Api:
         if route.body is not None:
             body = await read_body(request, self.settings.limits)
             if body:
-                _require_media(route, request)
+                require_media(route, request)
             call = replace(call, body=read_fields(wire.parse(body) if body else {}, route.body))
         return await self._perform(route, key, call, idem, request, body)
 
@@ -240,32 +209,8 @@ class Api:
 
     # --- routes with handlers of their own ---
 
-    async def _public(self, route: Route) -> Sent:
-        if route.name == "openapi":
-            return Sent(200, _JSON, self._openapi)
-        if route.name == "docs":
-            return Sent(200, "text/html; charset=utf-8", self._docs)
-        if route.name == "metrics":
-            return Sent(200, METRICS_TYPE, self._metrics.text().encode())
-        health: dict[str, str | None] = {"status": "ok", "version": __version__, "database": None}
-        status = 200
-        if route.name == "readyz":
-            health["database"] = await self._ask_database()
-            if health["database"] is None:
-                health["status"], status = "unavailable", 503
-        return Sent(status, _JSON, wire.dump(health))
-
-    async def _ask_database(self) -> str | None:
-        """The version of the tables, if they can be asked."""
-        try:
-            async with asyncio.timeout(3), self._database.pool.connection() as conn:
-                row = await (await conn.execute("select max(version) from schema_version")).fetchone()
-        except (psycopg.Error, TimeoutError, errors.PapertickError):
-            return None
-        return str(row[0]) if row and row[0] else None
-
     async def _upload(self, route: Route, key: str, call: Call, idem: str | None, request: Request) -> Sent:
-        media = _require_media(route, request)
+        media = require_media(route, request)
         await self._database.run(key, [], repeatable=True)  # the key may be of yesterday: ask before a long upload
         url = request.url
         file, mark = await spool_body(
@@ -279,7 +224,7 @@ class Api:
     async def _stream(self, route: Route, ids: dict[str, str], scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         key, who = await self._identify(request)
-        call = Call(who, _path_of(ids), _query_of(route, request), {})
+        call = Call(who, path_of(ids), query_of(route, request), {})
         header = request.headers.get("last-event-id")
         after = call.query.get("last_event_id") or (header and route.query[0].read(header))
         await self._streams.serve(key, call, after or None, receive, send)
@@ -312,36 +257,6 @@ def _sent(route: Route, answer: Answer) -> Sent:
     if route.status == 204:
         return Sent(204, _JSON, b"")
     return Sent(route.status, _JSON, wire.dump(answer.document), answer.location)
-
-
-def _path_of(ids: dict[str, str]) -> dict[str, Any]:
-    """Ids as numbers: what can be none is unknown."""
-    path: dict[str, Any] = {}
-    for name, text in ids.items():
-        if not name.endswith("_id") or name == "replay_id":
-            path[name] = Text(name, "", least=1).read(text)
-        elif re.fullmatch(r"\d{1,19}", text, re.ASCII) and int(text) <= MAX_ID and text == str(int(text)):
-            path[name] = int(text)
-        else:
-            raise problem.not_found(name.removesuffix("_id"))
-    return path
-
-
-def _query_of(route: Route, request: Request) -> dict[str, str | None]:
-    raw = request.scope["query_string"].decode("latin-1")
-    try:
-        pairs = parse_qsl(raw, keep_blank_values=True, errors="strict", max_num_fields=50)
-    except ValueError:
-        raise problem.invalid("the query is not valid UTF-8, or too long") from None
-    return read_query(pairs, route.query)
-
-
-def _require_media(route: Route, request: Request) -> str:
-    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media not in route.media:
-        hint = f"Send it as {' or '.join(route.media)}."
-        raise Problem(415, "media_type", "the body's media type is not supported", hint=hint)
-    return media
 
 
 async def _send(send: Send, sent: Sent, headers: dict[str, str] | None = None) -> None:

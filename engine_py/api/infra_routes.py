@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from engine_py.api.fields import Text, Time
+from engine_py.api.recipes import RUN
 from engine_py.api.table import Route
-from engine_py.api.user_routes import RUN
 
 ROUTES: tuple[Route, ...] = (
     Route(

@@ -14,17 +14,23 @@ from starlette.requests import ClientDisconnect, Request
 
 from engine_py.api.problem import Problem
 
+_MIB = 1 << 20
 _BUCKETS = 10_000  # the least recently used are forgotten, which can only be to their good
 
 
 @dataclass(frozen=True)
 class Limits:
-    """`rate` is requests a second, 0 = any; bytes of bodies; seconds to wait for a body."""
+    """`rate` is requests a second, 0 = any; bytes of bodies; seconds to wait for a body or each MiB of an upload, for a
+    request's head, and for an answer to be read; `heartbeat`: seconds after which a quiet stream shows that it lives.
+    """
 
     rate: float = 1000.0
     max_body: int = 1 << 20
     max_upload: int = 256 << 20
     body_seconds: float = 30.0
+    head_seconds: float = 5.0
+    write_seconds: float = 20.0
+    heartbeat: float = 15.0
 
 
 class Buckets:
@@ -86,9 +92,10 @@ async def spool_body(request: Request, limits: Limits, prefix: bytes) -> tuple[I
     digest = hashlib.sha256(prefix)
     size = 0
     parts = request.stream()
+    begun = asyncio.get_running_loop().time()
     try:
         while True:
-            async with asyncio.timeout(limits.body_seconds):
+            async with asyncio.timeout_at(begun + limits.body_seconds * (1 + size / _MIB)):
                 part = await anext(parts, None)
             if part is None:
                 break

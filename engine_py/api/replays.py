@@ -24,7 +24,7 @@ log = logging.getLogger("papertick.api")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_EVENTS = 500  # a slice
+_EVENTS, _TIMES = 500, 20_000  # a slice: so many events, or so many bar times at which nothing happens
 _SECONDS = 120  # it may take
 _SECONDS_TO_STOP = 20
 _REMEMBERED = 1000  # failures
@@ -32,8 +32,8 @@ _REMEMBERED = 1000  # failures
 _STATE = """
 select r.status as run_status, s.last_logical_time, x.next_time,
        case when x.next_time is null then 1
-            else round(greatest(0, coalesce(extract(epoch from s.last_logical_time - p.since)
-                                            / nullif(extract(epoch from x.upto - p.since), 0), 0)), 4) end as progress
+            else round(greatest(0, coalesce(extract(epoch from s.last_logical_time - x.since)
+                                            / nullif(extract(epoch from x.upto - x.since), 0), 0)), 4) end as progress
   from (select %s::timestamptz as since, %s::timestamptz as until) p
   join strategy_run r on r.user_id = %s and r.run_id = %s
   left join engine_state s on s.user_id = r.user_id and s.run_id = r.run_id
@@ -41,6 +41,8 @@ select r.status as run_status, s.last_logical_time, x.next_time,
    select (select min(b.logical_time) from price_bar b
             where b.feed = r.feed and b.logical_time between p.since and p.until
               and b.logical_time > coalesce(s.last_logical_time, '-infinity')) as next_time,
+          (select min(b.logical_time) from price_bar b
+            where b.feed = r.feed and b.logical_time between p.since and p.until) as since,
           (select max(b.logical_time) from price_bar b
             where b.feed = r.feed and b.logical_time between p.since and p.until) as upto) x"""
 
@@ -179,7 +181,8 @@ class Replays:
         is_first = True
         try:
             while not self._is_stopping:
-                part = verb("replay_part", {**own(call), **_slice(span, is_first), "events": str(_EVENTS)})
+                size = {"events": str(_EVENTS), "times": str(_TIMES)}
+                part = verb("replay_part", {**own(call), **_slice(span, is_first), **size})
                 async with self._turn:
                     results = await self._database.run(key, [part], repeatable=True, seconds=_SECONDS)
                 is_first = False

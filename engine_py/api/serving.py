@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import signal
 from types import FrameType
-from typing import Any
 
 import psycopg
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from engine_py.api import protocol
 from engine_py.api.app import Api, Settings
 from engine_py.api.database import ROLE
 from engine_py.api.limits import Limits
 from engine_py.db import connect
 from engine_py.errors import ForbiddenError, PapertickError, from_psycopg
 
-_HEADER_SECONDS = 5
 _HEADER_BYTES = 16 << 10
 
 
@@ -51,31 +48,6 @@ def check(dsn: str) -> bool:
     return bool(is_superuser)
 
 
-class _Protocol(H11Protocol):
-    """A client that has not sent a whole request's head in time is dropped; uvicorn itself waits for ever."""
-
-    _head_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._head_timer = self.loop.call_later(_HEADER_SECONDS, self._drop)
-
-    def handle_events(self) -> None:
-        super().handle_events()
-        if self.cycle is not None and self._head_timer:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._head_timer:
-            self._head_timer.cancel()
-        super().connection_lost(exc)
-
-    def _drop(self) -> None:
-        if self.cycle is None:
-            self.transport.close()
-
-
 class _Server(uvicorn.Server):
     """Streams end as soon as the process is told to stop; requests in flight are answered; then it exits with 0."""
 
@@ -100,7 +72,7 @@ def serve(
         api,
         host=host,
         port=port,
-        http=_Protocol,
+        http=protocol.within(limits),
         ws="none",
         lifespan="on",
         log_level=log_level,

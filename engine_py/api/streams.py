@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import psycopg
@@ -53,14 +52,13 @@ class Streams:
     def __init__(
         self,
         database: Database,
+        heartbeat: float,
         *,
         most: int = 500,
         every: float = 0.25,
-        heartbeat: float = 15.0,
-        patience: float = 20.0,
     ) -> None:
-        self._database, self._most = database, most
-        self._every, self._heartbeat, self._patience = every, heartbeat, patience
+        self._database, self._heartbeat = database, heartbeat
+        self._most, self._every = most, every
         self._open: set[_Stream] = set()
         self._watcher: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -91,12 +89,10 @@ class Streams:
             self._watcher = asyncio.create_task(self._watch())
         gone = asyncio.create_task(_until_gone(receive, stream))
         try:
-            await self._send(send, {"type": "http.response.start", "status": 200, "headers": _HEADERS})
-            await self._write(send, b"retry: 1000\n\n")
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            await _write(send, b"retry: 1000\n\n")
             await self._feed(stream, send, after, status, items)
-            await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
-        except TimeoutError:
-            cut(send)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             self._open.discard(stream)
             gone.cancel()
@@ -105,17 +101,17 @@ class Streams:
         while True:
             if items:
                 after = items[-1]["id"]
-                await self._write(send, b"".join(map(_item, items)))
+                await _write(send, b"".join(map(_item, items)))
             if stream.is_gone():
                 return
             if stream.over or (status != "RUNNING" and len(items) < _PAGE):
-                await self._write(send, _block("end", {"reason": stream.over or status}))
+                await _write(send, _block("end", {"reason": stream.over or status}))
                 return
             if len(items) < _PAGE:
                 try:
                     await asyncio.wait_for(stream.wake.wait(), self._heartbeat)
                 except TimeoutError:
-                    await self._write(send, b": still here\n\n")
+                    await _write(send, b": still here\n\n")
             if stream.is_gone():
                 return
             stream.wake.clear()
@@ -136,13 +132,6 @@ class Streams:
         if not rows:
             raise unknown_run(user_id, run_id)
         return rows[0]["status"], items
-
-    async def _write(self, send: Send, body: bytes) -> None:
-        await self._send(send, {"type": "http.response.body", "body": body, "more_body": True})
-
-    async def _send(self, send: Send, message: dict[str, Any]) -> None:
-        """Waits while the client is behind; a client that does not read is cut off."""
-        await asyncio.wait_for(send(message), self._patience)
 
     async def _watch(self) -> None:
         """Which of the streamed runs have moved, in one transaction for all of them, as long as there are any."""
@@ -189,11 +178,9 @@ async def _until_gone(receive: Receive, stream: _Stream) -> None:
     stream.end("gone")
 
 
-def cut(send: Callable[..., Awaitable[None]]) -> None:
-    """Drop the connection at once; to close it would wait for the client to read."""
-    transport = getattr(getattr(send, "__self__", None), "transport", None)
-    if transport is not None:
-        transport.abort()
+async def _write(send: Send, body: bytes) -> None:
+    """Waits while the client is behind; the protocol cuts off one that does not read."""
+    await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 def _item(row: Row) -> bytes:
