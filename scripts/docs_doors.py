@@ -33,6 +33,7 @@ ARGUMENTS = {
     "time": "A time with its offset, or a date, which stands for the close of its session.",
     "role": "A role of the server.",
 }
+_RUN = "A run: its id, or USER/RUN, or the two as two arguments."
 _SHARED = {option.name for option in cli_base.Command("any").params} | {"help"}
 
 
@@ -80,7 +81,7 @@ def _command(name: str, command: click.Command, gaps: Gaps) -> list[str]:
             if not param.help:
                 gaps.append(f"command {name}, option {param.opts[0]}: no help")
         else:
-            text = ARGUMENTS.get(param.name or "", "")
+            text = _RUN if param.nargs == -1 and param.name == "run" else ARGUMENTS.get(param.name or "", "")
             shown = param.metavar or (param.name or "").upper()
             if not text and not re.search(rf"\b{re.escape(shown.strip('[].'))}", words):
                 gaps.append(f"command {name}, argument {shown}: not explained")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
@@ -37,6 +38,9 @@ ABOUT = {
     "keep_answer": "api_answer",
     "claim_answer": "api_answer",
 }
+# What the answers of verbs and the views have in common.
+_COMMON = {"user_id": "The user whose run it is.", "run_id": "The run."}
+_NUMBERS = Path(__file__).parent.parent / "docs" / "numbers.md"  # explains the columns that are named as metrics
 _RELATIONS: LiteralString = """
   select c.oid::bigint, c.relname as name, c.relkind::text as kind, obj_description(c.oid, 'pg_class') as about
     from pg_class c where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'v', 'p', 'm')
@@ -88,13 +92,15 @@ def pages(conn: psycopg.Connection) -> tuple[dict[str, str], Gaps]:
             relation["columns"] = rows(conn, _COLUMNS, relation["oid"])
             for column in relation["columns"]:
                 column["about"] = column["about"] or _words_of(domains.get(column["type"]))
+                if relation["kind"] == "v":
+                    column["about"] = column["about"] or _COMMON.get(column["name"])
         tables = [relation for relation in relations if relation["kind"] != "v"]
         views = [relation for relation in relations if relation["kind"] == "v"]
         verbs = rows(conn, _VERBS)
         return {
             "tables.md": _tables(conn, tables, domains, gaps),
             "views.md": _views(views, gaps),
-            "verbs.md": _verbs(verbs, {table["name"]: table for table in tables}, gaps),
+            "verbs.md": _verbs(verbs, {relation["name"]: relation for relation in relations}, gaps),
             "domains.md": _domains(list(domains.values()), gaps),
             "roles.md": _roles(conn, relations, verbs),
             "refusals.md": _refusals(conn, gaps),
@@ -133,7 +139,14 @@ def index(names: Iterable[str]) -> list[str]:
 
 
 def mentions(about: str | None, name: str) -> bool:
-    return bool(re.search(rf"\b({name}|{name.removesuffix('_id')})\b", about or ""))
+    short = name.removesuffix("_ids") + "s" if name.endswith("_ids") else name.removesuffix("_id")
+    return bool(re.search(rf"\b({name}|{short})\b", about or ""))
+
+
+def metrics() -> set[str]:
+    """The metrics that docs/numbers.md explains."""
+    cells = re.findall(r"^\| ([a-z_, ]+) \|", _NUMBERS.read_text(encoding="utf-8"), re.M)
+    return {name for cell in cells for name in cell.split(", ")}
 
 
 def _words_of(domain: Row | None) -> str | None:
@@ -196,7 +209,8 @@ def _views(views: list[Row], gaps: Gaps) -> str:
         if not one["about"]:
             gaps.append(f"view {one['name']}: no comment")
         for column in one["columns"]:
-            if not column["about"] and not mentions(one["about"], column["name"]):
+            known = column["about"] or column["name"] in metrics()
+            if not known and not mentions(one["about"], column["name"]):
                 gaps.append(f"view {one['name']}, column {column['name']}: no comment")
         lines += [f"## {one['name']}", "", cell(one["about"]), ""]
         made = [(code(c["name"]), code(c["type"]), cell(c["about"])) for c in one["columns"]]
@@ -225,8 +239,10 @@ def _verbs(verbs: list[Row], tables: dict[str, Row], gaps: Gaps) -> str:
                 gaps.append(f"verb {one['name']}, parameter p_{name}: not explained")
             made.append((code(f"p_{name}"), code(kind), code(preset), cell(text)))
         lines += table(("parameter", "type", "default", "means"), made)
+        explained = (one["name"], "strategy_run", "engine_state")  # a view of the same name, and the run itself
+        known = metrics() | {c["name"] for name in explained if name in tables for c in tables[name]["columns"]}
         for column in one["columns"]:
-            if not mentions(one["about"], column):
+            if column not in known and not mentions(one["about"], column):
                 gaps.append(f"verb {one['name']}, column {column} of its answer: not explained")
         lines += [f"Returns {code(one['result'])}." if one["kind"] == "f" else "A procedure: `CALL` it.", ""]
     return page("Verbs", *lines)
