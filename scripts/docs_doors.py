@@ -30,6 +30,7 @@ ARGUMENTS = {
     "frequency": "DAILY, WEEKLY, MONTHLY or QUARTERLY.",
     "start": "Date of the first slot.",
     "file": "A file; `-` is standard input.",
+    "source": "A CSV file (`-`: standard input), or the name of a calendar that comes along.",
     "time": "A time with its offset, or a date, which stands for the close of its session.",
     "role": "A role of the server.",
 }
