@@ -4,7 +4,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: help venv run test lint bench bench-full clean
+.PHONY: help venv run test lint docs bench bench-full clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ lint: .venv/linters ## check style, types, and the PL/pgSQL with plpgsql_check
 	@$(BIN)/mypy --strict engine_py bench
 	@$(BIN)/python tests/gate_plpgsql_check.py
 	@$(BIN)/python -m bench.document --check
+
+docs: .venv/installed ## write docs/reference; fails when something lacks documentation (ARGS: --check)
+	@$(BIN)/python scripts/make_docs.py $(ARGS)
 
 bench: .venv/installed ## measure, the quick set: three minutes (ARGS: --only ticks,replay)
 	@$(BIN)/python -m bench --quick $(ARGS)

@@ -102,11 +102,15 @@ begin
   return query select v.user_id, v.run_id, v.rule, v.detail from engine.violation v
                 where engine.reads_all() or v.user_id = any (engine.own_user_ids());
 end $$;
-comment on function all_violations is 'all_violations() → what the view violations shows.';
+comment on function all_violations is 'all_violations() → (user_id, run_id, rule, detail): what the view violations shows.';
 
 create or replace view violations (user_id, run_id, rule, detail) with (security_invoker = true) as
   select v.user_id, v.run_id, v.rule, v.detail from all_violations() v;
-comment on view violations is 'Every broken invariant of every run: rule and detail. Must be empty.';
+comment on view violations is 'Every broken invariant of every run: rule and detail. Must be empty. Who does not read all runs gets his own.';
+comment on column violations.user_id is 'The user whose run it is.';
+comment on column violations.run_id is 'The run.';
+comment on column violations.rule is 'The invariant, by its name.';
+comment on column violations.detail is 'What is wrong, with the keys of the rows.';
 
 -- Of one run alone: its key is known to the planner and goes down into every rule.
 create or replace function run_violations(p_user_id bigint, p_run_id bigint) returns table (rule text, detail text)

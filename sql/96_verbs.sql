@@ -18,7 +18,7 @@ begin
   perform engine.require_admin('create_user');
   return engine.create_user(p_name);
 end $$;
-comment on function create_user is 'create_user(name) → user_id. A new user; names need not be unique.';
+comment on function create_user is 'create_user(name) → user_id. A new user; names need not be unique. Takes an administrator: TE301.';
 
 create or replace function start_run(
   p_user_id bigint, p_initial_cash numeric, p_feed text default 'default', p_name text default null,
@@ -35,7 +35,7 @@ begin
     p_participation, p_slippage_bps, p_fee_schedule, p_mark_policy, p_currency, p_volume_impact, p_penetration_ticks, p_max_price_age,
     p_reinvest_dividends, p_initial_margin, p_maintenance_margin, p_borrow_rate, p_margin_rate));
 end $$;
-comment on function start_run is 'start_run(user, initial_cash, feed, name, …) → run_id. A RUNNING run with its state, its lifecycle row and its opening cash entry. initial_margin makes it a margin account, which may sell short and borrow. 23505 when the user already has a RUNNING run, 23503 for an unknown user, TE201 for an unknown feed, TE101 for an unknown fee_schedule.';
+comment on function start_run is 'start_run(user, initial_cash, feed, name, …) → run_id. A RUNNING run with its state, its lifecycle row and its opening cash entry; what it may be given is what the columns of strategy_run say. initial_margin and maintenance_margin make it a margin account, which may sell short and borrow. 23505 when the user already has a RUNNING run, 23503 for an unknown user, TE201 for an unknown feed, TE101 for an unknown fee_schedule, 23514 for a value out of its range.';
 
 create or replace function stop_run(p_user_id bigint, p_run_id bigint, p_reason text default null) returns void
 language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -44,7 +44,8 @@ begin
   perform engine.require_own(p_user_id, p_run_id);
   perform engine.leave_running(p_user_id, p_run_id, 'STOPPED', p_reason);
 end $$;
-comment on function stop_run is 'stop_run(user, run, reason): cancel open orders, log, STOPPED. Nothing happens to a run that has ended.';
+comment on function stop_run is 'stop_run(user, run, reason): cancel open orders, log, STOPPED. Nothing happens to a run that has ended. TE204.
+reason: Why, for engine_status.';
 
 create or replace function fail_run(p_user_id bigint, p_run_id bigint, p_error text) returns void
 language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -53,7 +54,8 @@ begin
   perform engine.require_own(p_user_id, p_run_id);
   perform engine.leave_running(p_user_id, p_run_id, 'ERROR', p_error);
 end $$;
-comment on function fail_run is 'fail_run(user, run, error): cancel open orders, log, ERROR. Nothing happens to a run that has ended.';
+comment on function fail_run is 'fail_run(user, run, error): cancel open orders, log, ERROR. Nothing happens to a run that has ended. TE204.
+error: Why, for engine_status.';
 
 create or replace function delete_run(p_user_id bigint, p_run_id bigint) returns void
 language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -73,7 +75,7 @@ begin
   perform engine.require_own(p_user_id, p_run_id);
   perform engine.set_risk_limit(p_user_id, p_run_id, p_max_position, p_max_order_value);
 end $$;
-comment on function set_risk_limit is 'set_risk_limit(user, run, max_position, max_order_value): units held per symbol and value of one order; null lifts a limit. Replaces what was set before.';
+comment on function set_risk_limit is 'set_risk_limit(user, run, max_position, max_order_value): the most units held per symbol, and the most money one order may be worth; null lifts a limit. Replaces what was set before; asked at acceptance and again at the fill. TE101, TE001, TE204.';
 
 create or replace function forbid_symbol(p_user_id bigint, p_run_id bigint, p_symbol text) returns void
 language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -82,7 +84,7 @@ begin
   perform engine.require_own(p_user_id, p_run_id);
   perform engine.forbid_symbol(p_user_id, p_run_id, p_symbol);
 end $$;
-comment on function forbid_symbol is 'forbid_symbol(user, run, symbol): orders for it are rejected SYMBOL_FORBIDDEN from now on, at acceptance and at the fill.';
+comment on function forbid_symbol is 'forbid_symbol(user, run, symbol): orders for it are rejected SYMBOL_FORBIDDEN from now on, at acceptance and at the fill, and plans do not trade it. TE001, TE204.';
 
 create or replace function place_order(
   p_user_id bigint, p_run_id bigint, p_symbol text, p_side text, p_quantity numeric,
@@ -113,7 +115,8 @@ begin
   return query select * from engine.place_oco(p_user_id, p_run_id, p_symbol, p_side, p_quantity, p_limit_price, p_stop_price,
     p_stop_limit_price, p_time_in_force, p_client_order_id, p_good_till);
 end $$;
-comment on function place_oco is 'place_oco(user, run, symbol, side, quantity, limit_price, stop_price, stop_limit_price, …) → two paper_order rows, a LIMIT and a STOP (STOP_LIMIT), that share one quantity: what one fills the other loses, and the end of one cancels the other. Otherwise as place_order.';
+comment on function place_oco is 'place_oco(user, run, symbol, side, quantity, limit_price, stop_price, stop_limit_price, …) → two paper_order rows, a LIMIT and a STOP (STOP_LIMIT), that share one quantity: what one fills the other loses, and the end of one cancels the other. Otherwise as place_order.
+stop_limit_price: Makes the STOP a STOP_LIMIT with this limit.';
 
 create or replace function replace_order(
   p_user_id bigint, p_run_id bigint, p_order_id bigint, p_quantity numeric default null, p_limit_price numeric default null,
@@ -136,7 +139,7 @@ begin
   perform engine.require_own(p_user_id, p_run_id);
   return engine.cancel_order(p_user_id, p_run_id, p_order_id);
 end $$;
-comment on function cancel_order is 'cancel_order(user, run, order_id) → the paper_order row, CANCELED; a closed order is returned unchanged. TE101 for an unknown id.';
+comment on function cancel_order is 'cancel_order(user, run, order_id) → the paper_order row, CANCELED; a closed order is returned unchanged, and the other one of a pair is canceled too. TE101 for an unknown id, TE001, TE204.';
 
 create or replace function create_sip(
   p_user_id bigint, p_run_id bigint, p_symbol text, p_amount numeric, p_frequency text, p_start date,
@@ -154,7 +157,7 @@ begin
     p_step_up_percent, p_step_up_amount, p_step_up_every, p_whole_units,
     p_auto_pause_after, p_basket, p_rebalance_plan);
 end $$;
-comment on function create_sip is 'create_sip(user, run, symbol, amount, frequency, start, roll, catch_up, …) → sip_id. Buys for amount at every slot from start on: symbol; or, with symbol null, basket {"SYMBOL": share}, 1 in sum; or what rebalance_plan''s weights lack most, never selling. All of a slot''s orders fill or none. auto_pause_after: paused after so many slots in a row without funds. TE201 for an unknown symbol.';
+comment on function create_sip is 'create_sip(user, run, symbol, amount, frequency, start, roll, catch_up, …) → sip_id. Buys for amount at every slot from start on: symbol; or, with symbol null, basket {"SYMBOL": share}, 1 in sum; or what rebalance_plan''s weights lack most, never selling. All of a slot''s orders fill or none. It ends after its end date or with its last instalment, if it has them. auto_pause_after: paused after so many slots in a row without funds. TE201 for an unknown symbol, TE101, TE001, TE204.';
 
 create or replace function change_sip(p_user_id bigint, p_run_id bigint, p_sip_id bigint, p_amount numeric) returns void
 language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -163,7 +166,7 @@ begin
   perform engine.require_own(p_user_id, p_run_id);
   perform engine.change_sip(p_user_id, p_run_id, p_sip_id, p_amount);
 end $$;
-comment on function change_sip is 'change_sip(user, run, sip_id, amount): what slots that have not ended invest. Step-ups are counted anew from the first of them.';
+comment on function change_sip is 'change_sip(user, run, sip_id, amount): the money that slots which have not ended invest. Step-ups are counted anew from the first of them. TE101 for an unknown plan, TE001, TE204.';
 
 create or replace function pause_sip(
   p_user_id bigint, p_run_id bigint, p_sip_id bigint, p_from date default null, p_to date default null
@@ -174,7 +177,9 @@ begin
   perform engine.require_own(p_user_id, p_run_id);
   perform engine.pause_sip(p_user_id, p_run_id, p_sip_id, p_from, p_to);
 end $$;
-comment on function pause_sip is 'pause_sip(user, run, sip_id, from, to): slots that fall due while it is paused end SIP_SKIPPED_PAUSED. With dates: slots of these nominal dates, both included, ahead of time or not, several times over; without to until resume_sip.';
+comment on function pause_sip is 'pause_sip(user, run, sip_id, from, to): slots that fall due while it is paused end SIP_SKIPPED_PAUSED. With dates: slots of these nominal dates, both included, ahead of time or not, several times over; without to until resume_sip. TE101 for an unknown plan, TE001, TE204.
+from: First nominal date that is paused; null = pause from now on, until resume_sip.
+to: Last nominal date that is paused; null = all that follow.';
 
 create or replace function resume_sip(
   p_user_id bigint, p_run_id bigint, p_sip_id bigint, p_from date default null, p_to date default null
@@ -185,7 +190,9 @@ begin
   perform engine.require_own(p_user_id, p_run_id);
   perform engine.resume_sip(p_user_id, p_run_id, p_sip_id, p_from, p_to);
 end $$;
-comment on function resume_sip is 'resume_sip(user, run, sip_id, from, to): later slots execute again. Dates paused up to a day stay paused; with dates, these do not.';
+comment on function resume_sip is 'resume_sip(user, run, sip_id, from, to): later slots execute again. Dates paused up to a day stay paused; with dates, these do not. TE101 for an unknown plan, TE001, TE204.
+from: First nominal date that is no longer paused; null = all.
+to: Last nominal date that is no longer paused; null = all that follow.';
 
 create or replace function create_rebalance(
   p_user_id bigint, p_run_id bigint, p_weights jsonb, p_frequency text, p_start date, p_band numeric default null,
@@ -199,7 +206,8 @@ begin
   return engine.create_rebalance(p_user_id, p_run_id, p_weights, p_frequency, p_start, p_band,
     p_band_relative, p_to_band_edge, p_min_order_value, p_whole_units);
 end $$;
-comment on function create_rebalance is 'create_rebalance(user, run, weights, frequency, start, band, …) → plan_id. weights is {"SYMBOL": share of equity}, at most 1 in sum. Trade only what is further from its target than band (a share of equity) or band_relative (a share of the target), beyond either; to_band_edge: only back to that edge. Orders worth less than min_order_value are left out. TE201 for an unknown symbol.';
+comment on function create_rebalance is 'create_rebalance(user, run, weights, frequency, start, band, …) → plan_id. weights is {"SYMBOL": share of equity}, at most 1 in sum; a symbol that is held and has none is sold. Trade only what is further from its target than band (a share of equity) or band_relative (a share of the target), beyond either; to_band_edge: only back to that edge. Orders worth less than min_order_value are left out. TE201 for an unknown symbol, TE101, TE001, TE204.
+weights: {"SYMBOL": share of equity}, 0 to 1 each, at most 1 in sum.';
 
 create or replace function end_sip(p_user_id bigint, p_run_id bigint, p_sip_id bigint) returns void
 language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -208,7 +216,7 @@ begin
   perform engine.require_own(p_user_id, p_run_id);
   perform engine.end_sip(p_user_id, p_run_id, p_sip_id);
 end $$;
-comment on function end_sip is 'end_sip(user, run, sip_id): the plan has no more slots; what was due and had not ended is not bought. Nothing happens to a plan that is over. TE101 for an unknown plan, TE001.';
+comment on function end_sip is 'end_sip(user, run, sip_id): the plan has no more slots; what was due and had not ended is not bought. Nothing happens to a plan that is over. TE101 for an unknown plan, TE001, TE204.';
 
 create or replace function end_rebalance(p_user_id bigint, p_run_id bigint, p_plan_id bigint) returns void
 language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
@@ -217,4 +225,4 @@ begin
   perform engine.require_own(p_user_id, p_run_id);
   perform engine.end_rebalance(p_user_id, p_run_id, p_plan_id);
 end $$;
-comment on function end_rebalance is 'end_rebalance(user, run, plan_id): the plan has no more slots. Its weights stay, for SIPs that buy towards them. TE101 for an unknown plan, TE001.';
+comment on function end_rebalance is 'end_rebalance(user, run, plan_id): the plan has no more slots. Its weights stay, for SIPs that buy towards them. TE101 for an unknown plan, TE001, TE204.';

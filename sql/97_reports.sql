@@ -10,7 +10,8 @@ begin
   perform engine.require_readable(p_user_id, p_run_id);
   return query select * from engine.equity_at(p_user_id, p_run_id, p_logical_time);
 end $$;
-comment on function equity_at is 'equity_at(user, run, logical_time) → (logical_time, cash, market_value, equity): the stored row of that time, or the same computed when the run''s mark_policy did not store it. No row before the first tick and after the last.';
+comment on function equity_at is 'equity_at(user, run, logical_time) → (logical_time, cash, market_value, equity), money in the run''s currency: the stored row of that time, or the same computed when the run''s mark_policy did not store it. No row before the first tick and after the last. TE204.
+logical_time: The time asked for; it need not be a bar''s.';
 
 create or replace function equity_between(p_user_id bigint, p_run_id bigint, p_from timestamptz default null, p_to timestamptz default null)
 returns table (logical_time timestamptz, cash numeric, market_value numeric, equity numeric)
@@ -20,7 +21,9 @@ begin
   perform engine.require_readable(p_user_id, p_run_id);
   return query select * from engine.equity_between(p_user_id, p_run_id, p_from, p_to);
 end $$;
-comment on function equity_between is 'equity_between(user, run, from, to) → (logical_time, cash, market_value, equity) in order of time: every stored row, and one for each bar time of the feed between the first tick and the last that the run''s mark_policy did not store, computed from the ledgers and the bars as they are now. from, to null: no bound.';
+comment on function equity_between is 'equity_between(user, run, from, to) → (logical_time, cash, market_value, equity) in order of time: every stored row, and one for each bar time of the feed between the first tick and the last that the run''s mark_policy did not store, computed from the ledgers and the bars as they are now. from, to null: no bound; both included. TE204.
+from: First time; null = the first tick.
+to: Last time; null = the last tick.';
 
 create or replace function run_digest(p_user_id bigint, p_run_id bigint) returns text
 language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
@@ -29,7 +32,7 @@ begin
   perform engine.require_readable(p_user_id, p_run_id);
   return engine.run_digest(p_user_id, p_run_id);
 end $$;
-comment on function run_digest is 'run_digest(user, run) → SHA-256, in hex, over the run''s orders, trades and their fees, positions, cash, MTM, equity and events in a fixed order. No user or run id, no wall-clock time: equal for equal histories, on any server.';
+comment on function run_digest is 'run_digest(user, run) → SHA-256, in hex, over the run''s orders, trades and their fees, positions, cash, MTM, equity and events in a fixed order. No user or run id, no wall-clock time: equal for equal histories, on any server. TE204.';
 
 create or replace function replay_diff(p_user_a bigint, p_run_a bigint, p_user_b bigint, p_run_b bigint) returns table (ledger text, key text, row_a jsonb, row_b jsonb)
 language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
@@ -38,7 +41,11 @@ begin
   perform engine.require_readable(p_user_a, p_run_a), engine.require_readable(p_user_b, p_run_b);
   return query select * from engine.replay_diff(p_user_a, p_run_a, p_user_b, p_run_b);
 end $$;
-comment on function replay_diff is 'replay_diff(user_a, run_a, user_b, run_b) → the rows in which two runs differ, null where one has none; nothing when they are identical.';
+comment on function replay_diff is 'replay_diff(user_a, run_a, user_b, run_b) → (ledger, key, row_a, row_b): the rows in which two runs differ, null where one has none; nothing when they are identical. ledger is the table, key the row''s in it. TE204.
+user_a: The user whose run is the first one.
+run_a: The first run.
+user_b: The user whose run is the second one.
+run_b: The second run; it may be the same user''s.';
 
 create or replace function performance(p_user_id bigint, p_run_id bigint) returns table (metric text, value numeric)
 language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
@@ -102,7 +109,7 @@ begin
     engine.order_of(p_symbol, p_side, p_quantity, p_order_type, p_limit_price, p_stop_price, p_time_in_force, null, p_trail_amount,
                     p_trail_percent, p_good_till, p_take_profit, p_stop_loss, p_stop_loss_limit), p_quantity);
 end $$;
-comment on function preview_order is 'preview_order(user, run, symbol, side, quantity, …) → what place_order would answer now (status, reject_reason, reserve_price), and what the order would come to if it filled at once at the price it is valued at: value, fees, cash and position after. Stores nothing and locks nothing. Refuses as place_order does.';
+comment on function preview_order is 'preview_order(user, run, symbol, side, quantity, …) → what place_order would answer now (status, reject_reason, stop_price, reserve_price), and what the order would come to if it filled at once at the price it is valued at: estimated_price, estimated_value, estimated_fees, cash, reserved_cash (what open buys keep back), cash_after, position_after; null where no price is known. The arguments are place_order''s. Stores nothing and locks nothing. Refuses as place_order does.';
 
 create or replace function preview_sip(p_user_id bigint, p_run_id bigint, p_sip_id bigint, p_logical_time timestamptz default null)
 returns table (slot int, due_date date, waits_for text, event_type text, symbol text, quantity numeric, price numeric, amount numeric,
@@ -113,7 +120,8 @@ begin
   perform engine.require_own(p_user_id, p_run_id);
   return query select * from engine.preview_sip(p_user_id, p_run_id, p_sip_id, p_logical_time);
 end $$;
-comment on function preview_sip is 'preview_sip(user, run, sip_id, logical_time) → how the plan''s next slot would end at that time (null = the last tick), with the run as it stands: event_type, quantity, price, amount (of the slot), payload, cash after; of a basket or a rebalance plan one row a symbol that it buys. waits_for: DATE, SESSION or PRICE while a tick there would leave it due. No row when the plan is over. Stores nothing and locks nothing. TE101 for an unknown plan, TE001, TE203, TE204.';
+comment on function preview_sip is 'preview_sip(user, run, sip_id, logical_time) → how the plan''s next slot would end at that time (null = the last tick), with the run as it stands: event_type, quantity, price, amount (of the slot), payload, cash_after; due_date: when it falls due; of a basket or a rebalance plan one row a symbol that it buys. waits_for: DATE, SESSION or PRICE while a tick there would leave it due. No row when the plan is over. Stores nothing and locks nothing. TE101 for an unknown plan, TE001, TE203, TE204.
+logical_time: When to look; null = the run''s last tick.';
 
 create or replace function feed_status(p_feed text default null, p_since timestamptz default null)
 returns table (
@@ -129,7 +137,9 @@ begin
   end if;
   return query select * from engine.feed_status(p_feed, p_since);
 end $$;
-comment on function feed_status is 'feed_status(feed, since) → one row, or without a feed one for each that a RUNNING run follows: how far its bars and its runs are. newest_bars: bars of newest_bar_time; known_until: where its calendar ends (null: nowhere, or it has no sessions). running: RUNNING runs; behind: those that owe a time of the feed; not_begun: those that have never ticked and owe the times from starts_at on: the first at or after since (-infinity: the first of all), by default the newest. lag: from the least advanced run''s last tick to the newest bar. first_owed_time, last_owed_time: the earliest and the latest of the times that runs owe next, and how many owe just that: the times to give to tick_all. It counts runs of every user, so it takes an analyst or an administrator. TE201, TE301.';
+comment on function feed_status is 'feed_status(feed, since) → one row, or without a feed one for each that a RUNNING run follows: how far its bars and its runs are. newest_bars: bars of newest_bar_time; known_until: where its calendar ends (null: nowhere, or it has no sessions). running: RUNNING runs; behind: those that owe a time of the feed; not_begun: those that have never ticked and owe the times from starts_at on: the first at or after since (-infinity: the first of all), by default the newest. lag: from the least advanced run''s last tick to the newest bar. oldest_logical_time: that tick. first_owed_time, last_owed_time: the earliest and the latest of the times that runs owe next, the times to give to tick_all; first_owed_runs, last_owed_runs: how many owe just that. It counts runs of every user, so it takes an analyst or an administrator. TE201, TE301.
+feed: The feed; null = all that a RUNNING run follows.
+since: Where runs that have never ticked begin; null = at the newest bar.';
 
 create or replace function run_stream(p_user_id bigint, p_run_id bigint, p_after text default null, p_limit int default 500)
 returns table (id text, event text, data jsonb)
@@ -139,7 +149,9 @@ begin
   perform engine.require_readable(p_user_id, p_run_id);
   return query select * from engine.run_stream(p_user_id, p_run_id, p_after, p_limit);
 end $$;
-comment on function run_stream is 'run_stream(user, run, after, limit) → (id, event, data): what has happened up to the last tick, in order, from the item after id ''after'' on (null: from the start). event: event (a row of event_ledger), trade (a fill), tick (a time of equity_between), in this order within a time. Numbers in data are strings. An id always names the same item. TE101 for what is no id, TE204.';
+comment on function run_stream is 'run_stream(user, run, after, limit) → (id, event, data): what has happened up to the last tick, in order, from the item after id ''after'' on (null: from the start). event: event (a row of event_ledger), trade (a fill), tick (a time of equity_between), in this order within a time. Numbers in data are strings. An id always names the same item. TE101 for what is no id, TE204.
+after: Id of the last item seen; null = from the start.
+limit: How many items at most.';
 
 create or replace function sip_schedule(p_user_id bigint, p_run_id bigint)
 returns table (sip_id bigint, slot int, nominal_date date, due_date date, amount numeric, state text)

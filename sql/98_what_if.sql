@@ -9,4 +9,6 @@ begin
   perform engine.require_own(p_user_id, p_run_id), engine.require_own_user(p_new_user_id);
   return engine.fork_run(p_user_id, p_run_id, p_at, p_new_user_id, p_name);
 end $$;
-comment on function fork_run is 'fork_run(user, run, at, new_user, name) → run_id: a RUNNING run of new_user that shares the history of a run, whatever its status, up to and including its tick at that time (null = the last), and goes its own way: orders that closed later are open again, plans stand at the slots that ended later. Pauses by hand, limits and plans without a time of their own are as they are now. TE101 when that is not a tick of the run, 23505 when new_user has a RUNNING run, 23503, TE204.';
+comment on function fork_run is 'fork_run(user, run, at, new_user, name) → run_id: a RUNNING run of new_user that shares the history of a run, whatever its status, up to and including its tick at that time (null = the last), and goes its own way: orders that closed later are open again, plans stand at the slots that ended later. Pauses by hand, limits and plans without a time of their own are as they are now. TE101 when that is not a tick of the run, 23505 when new_user has a RUNNING run, 23503, TE204.
+at: The last tick that both have in common; null = the last of the run.
+new_user_id: Who owns the new run.';
