@@ -9,7 +9,7 @@ returns table (logical_time timestamptz, cash numeric, market_value numeric, equ
 language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
-  perform engine.require_readable(p_user_id, p_run_id);
+  perform engine.require_readable(p_user_id, p_run_id), engine.require_run(p_user_id, p_run_id);
   return query select r.* from engine.curve_rows(engine.read_curve(p_user_id, p_run_id)) r;
 end $$;
 comment on function report_equity is 'report_equity(user, run): the rows of the view report_equity for one run.';
@@ -19,7 +19,7 @@ returns table (first_date date, growth numeric, reason text)
 language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
-  perform engine.require_readable(p_user_id, p_run_id);
+  perform engine.require_readable(p_user_id, p_run_id), engine.require_run(p_user_id, p_run_id);
   perform engine.require(p_unit in ('month', 'year'), 'argument=unit must_be=month|year');
   return query select g.first_date, (g.growth).value, (g.growth).reason from engine.period_growth(engine.read_curve(p_user_id, p_run_id), p_unit) g;
 end $$;
@@ -30,7 +30,7 @@ returns table (symbol text, ordinal bigint, logical_time timestamptz, trade_id b
 language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
-  perform engine.require_readable(p_user_id, p_run_id);
+  perform engine.require_readable(p_user_id, p_run_id), engine.require_run(p_user_id, p_run_id);
   return query select h.* from engine.holding_steps(p_user_id, p_run_id) h;
 end $$;
 comment on function report_holding is 'report_holding(user, run): the rows of the view report_holding for one run.';
@@ -40,7 +40,7 @@ returns table (logical_time timestamptz, close numeric, split_factor numeric, qu
 language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
-  perform engine.require_readable(p_user_id, p_run_id);
+  perform engine.require_readable(p_user_id, p_run_id), engine.require_run(p_user_id, p_run_id);
   return query select p.* from engine.price_rows(p_user_id, p_run_id, p_symbol) p;
 end $$;
 comment on function report_price is 'report_price(user, run, symbol): the rows of the view report_price for one symbol, traded or not.';
@@ -50,7 +50,7 @@ returns table (logical_time timestamptz, symbol text, quantity numeric, market_v
 language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
-  perform engine.require_readable(p_user_id, p_run_id);
+  perform engine.require_readable(p_user_id, p_run_id), engine.require_run(p_user_id, p_run_id);
   return query select a.* from engine.allocation_rows(p_user_id, p_run_id,
     coalesce(p_times, array(select e.logical_time from engine.equity_between(p_user_id, p_run_id, null, null) e order by e.logical_time))) a;
 end $$;
@@ -61,7 +61,7 @@ returns table (logical_time timestamptz, symbol text, units numeric, value numer
 language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
-  perform engine.require_readable(p_user_id, p_run_id);
+  perform engine.require_readable(p_user_id, p_run_id), engine.require_run(p_user_id, p_run_id);
   return query select b.* from engine.benchmark_rows(engine.read_curve(p_user_id, p_run_id), p_symbol) b;
 end $$;
 comment on function report_benchmark is 'report_benchmark(user, run, symbol) → (logical_time, symbol, units, value) at every mark of the run: what its external flows would have come to in this one symbol of its feed, bought and held. Each flow buys at the close, in fractions and without fees, or waits as cash for the symbol''s first bar; splits multiply the units, a dividend buys more at the close of its ex-date; money taken out sells. On a feed of adjusted prices splits and dividends are in the prices. TE201 for an unknown symbol, TE202 for one without a bar, TE204.';
