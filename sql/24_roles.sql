@@ -49,8 +49,8 @@ begin
   if v_gives then
     for v_relation in
       select c.oid::regclass from pg_class c
-       where c.relkind = 'v' and (c.relnamespace = 'engine'::regnamespace or c.oid = 'public.violations'::regclass)
-          or c.relkind = 'r' and c.relnamespace = 'public'::regnamespace and c.relname = any (p_tables)
+       where c.relkind = 'v' and c.relnamespace = 'engine'::regnamespace
+          or c.relkind in ('r', 'v') and c.relnamespace = 'public'::regnamespace and c.relname = any (p_tables)
     loop
       execute format('alter table %s owner to papertick_owner', v_relation);
     end loop;

@@ -11,6 +11,19 @@ create type engine.curve as (
   opening numeric, indexes numeric[]
 );
 
+-- Cash by the mark that counts it, the first one not before it: what came in from outside, and what trades took. A place
+-- beyond the last mark is of none.
+create function engine.flows(c engine.curve) returns table (place int, funded numeric, put_to_work numeric)
+language plpgsql stable as $$
+begin
+  return query
+  select 1 + width_bucket(coalesce(l.logical_time, '-infinity') - interval '1 microsecond', c.times),
+         sum(l.amount) filter (where engine.is_external(l.cause)), -sum(l.amount) filter (where l.cause = 'TRADE')
+    from cash_ledger l
+   where l.user_id = c.user_id and l.run_id = c.run_id and (engine.is_external(l.cause) or l.cause = 'TRADE')
+   group by 1;
+end $$;
+
 -- Money that came in between two marks is not earned: as in the time-weighted return, a mark's growth is
 -- (equity - flow) / the equity before. Chained, the equities in between cancel out, and what is left is the equity times
 -- (equity - flow) / equity of every mark with a flow: in 40 decimals and rounded to 20, so that what is level stays
@@ -21,11 +34,8 @@ declare
   v_places int[];
   v_factors numeric[];
 begin
-  with flow as (
-    select 1 + width_bucket(coalesce(l.logical_time, '-infinity') - interval '1 microsecond', c.times) as place, sum(l.amount) as amount
-      from cash_ledger l
-     where l.user_id = c.user_id and l.run_id = c.run_id and engine.is_external(l.cause)
-     group by 1
+  with flow as materialized (
+    select f.place, f.funded as amount from engine.flows(c) f where f.funded is not null
   ), factor as (
     select f.place, case when e.equity > 0 and e.equity > f.amount then (e.equity - f.amount)::numeric(80, 40) / e.equity end as factor
       from flow f
@@ -75,15 +85,28 @@ language sql immutable
 return case when c.times is null then 'NO_MARK'
             when (0 < all (c.indexes[: cardinality(c.indexes) - 1]) and c.indexes[cardinality(c.indexes)] >= 0) is not true then 'EQUITY_NOT_POSITIVE' end;
 
--- Time-weighted return: equity growth between external flows, chained. The opening counts at the first mark. Rounded
--- here, so that cagr is the yearly rate of the return that is shown.
-create function engine.time_weighted_measure(c engine.curve) returns engine.measure
+-- How many times the opening the curve ends at, flows taken out; the opening counts at the first mark.
+create function engine.growth_measure(c engine.curve) returns engine.measure
 language plpgsql immutable as $$
 declare
   v_reason text := coalesce(engine.return_reason(c), case when c.opening > 0 then null else 'NOT_FUNDED' end);
 begin
-  return engine.measured(case when v_reason is null then round(c.indexes[cardinality(c.indexes)] / c.opening - 1, 8) end, v_reason);
+  return engine.measured(case when v_reason is null then c.indexes[cardinality(c.indexes)] / c.opening end, v_reason);
 end $$;
+
+-- Time-weighted return: equity growth between external flows, chained. Rounded here, so that cagr is the yearly rate of
+-- the return that is shown.
+create function engine.time_weighted_measure(c engine.curve) returns engine.measure
+language plpgsql immutable as $$
+declare
+  v_growth engine.measure := engine.growth_measure(c);
+begin
+  return engine.measured(round(v_growth.value - 1, 8), v_growth.reason);
+end $$;
+
+-- How far an index stands below its high so far, as a negative share of that high.
+create function engine.fall_from(p_index numeric, p_high numeric) returns numeric
+language sql immutable return case when p_high > 0 then p_index / p_high - 1 end;
 
 -- Every fall of the index below an earlier high: from the last mark at that high, to the first mark at the lowest, to
 -- the first that is as high again. depth is a negative share of the high.
@@ -94,7 +117,7 @@ begin atomic
     select u.at, u.index, max(u.index) over (order by u.at) as high
       from unnest((c).times, (c).indexes) u (at, index) where u.index is not null
   ), fall as (
-    select m.at, m.index / m.high - 1 as depth, count(*) filter (where m.index = m.high) over (order by m.at) as fall
+    select m.at, engine.fall_from(m.index, m.high) as depth, count(*) filter (where m.index = m.high) over (order by m.at) as fall
       from mark m where m.high > 0
   )
   select f.peak_time, f.trough_time, f.recovery_time, f.depth

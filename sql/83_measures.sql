@@ -15,7 +15,7 @@ create type engine.book as (
 -- quadratic loop.
 create function engine.trade_gains(p_user_id bigint, p_run_id bigint, p_scale int)
 returns table (trade_id bigint, symbol text, side text, logical_time timestamptz, value numeric, fees numeric, amount numeric,
-               is_closing boolean, gain numeric, held numeric)
+               is_closing boolean, gain numeric, held numeric, cost numeric)
 language plpgsql stable as $$
 declare
   v_is_margin boolean := (select r.initial_margin is not null from strategy_run r where r.user_id = p_user_id and r.run_id = p_run_id);
@@ -64,6 +64,7 @@ begin
       v_cost := v_cost - v.amount;
     end if;
     held := held + v.units;
+    cost := v_cost;
     select v.ordinal::bigint, v.symbol, v.side, v.at, engine.value(abs(v.units), v.price, p_scale), v.fees, v.amount
       into trade_id, symbol, side, logical_time, value, fees, amount;
     return next;

@@ -13,7 +13,10 @@ declare
   c_market constant text[] := array['feed', 'instrument', 'price_bar', 'calendar', 'market_session', 'corporate_action', 'fee_schedule', 'schema_version'];
   c_private constant text[] := array['api_key', 'api_answer', 'user_login', 'acting'];
   c_readers constant text[] := array['equity_at', 'equity_between', 'run_digest', 'replay_diff', 'performance', 'performance_reasons',
-    'performance_by_symbol', 'drawdowns', 'sip_schedule', 'rebalance_schedule', 'explain_order', 'run_stream', 'run_violations', 'all_violations', 'feed_status'];
+    'performance_by_symbol', 'drawdowns', 'sip_schedule', 'rebalance_schedule', 'explain_order', 'run_stream', 'run_violations', 'all_violations', 'feed_status',
+    'report_equity', 'report_growth', 'report_holding', 'report_price', 'report_allocation', 'report_benchmark', 'run_report', 'run_comparison'];
+  c_views constant text[] := array['violations', 'report_equity', 'report_drawdown', 'report_monthly_return', 'report_yearly_return', 'report_holding', 'report_price',
+    'report_allocation', 'report_fill', 'report_instalment', 'report_fee', 'report_rejection', 'report_sip_summary'];
   c_users constant text[] := array['start_run', 'stop_run', 'fail_run', 'delete_run', 'fork_run', 'place_order', 'place_oco', 'replace_order', 'cancel_order', 'preview_order',
     'create_sip', 'change_sip', 'pause_sip', 'resume_sip', 'preview_sip', 'end_sip', 'create_rebalance', 'end_rebalance', 'set_risk_limit', 'forbid_symbol', 'tick', 'replay', 'replay_part',
     'match_orders', 'try_execute_sip', 'try_rebalance', 'log_mtm', 'record_equity', 'list_keys', 'revoke_key'];
@@ -23,7 +26,7 @@ declare
 begin
   perform engine.make_roles();
   v_has_roles := (select count(*) from pg_roles r where r.rolname in ('papertick_owner', 'papertick_user', 'papertick_analyst', 'papertick_api')) = 4;
-  perform engine.own(c_rows || c_market || c_private, c_readers || c_users || c_api, v_has_roles);
+  perform engine.own(c_rows || c_market || c_private || c_views, c_readers || c_users || c_api, v_has_roles);
 
   for v in select t.name from unnest(c_rows) t (name) loop
     execute format('alter table %I enable row level security', v.name);
@@ -38,7 +41,7 @@ begin
     return;
   end if;
 
-  execute format('grant select on %s to papertick_user, papertick_analyst', array_to_string(c_rows || c_market || 'violations'::text, ', '));
+  execute format('grant select on %s to papertick_user, papertick_analyst', array_to_string(c_rows || c_market || c_views, ', '));
   for v in select t.name from unnest(c_rows) t (name) loop
     execute format('create policy own_rows on %I for select to papertick_user using (user_id = any ((select engine.own_user_ids())::bigint[]))', v.name);
     execute format('drop policy if exists analyst_reads_all on %I', v.name);

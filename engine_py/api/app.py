@@ -25,6 +25,7 @@ from engine_py.api.routing import ROUTES, Router, path_of, query_of, require_med
 from engine_py.api.streams import Streams
 from engine_py.api.table import Answer, Call, Identity, Plan, Results, Route
 from engine_py.api.uploads import Uploads
+from engine_py.report import gather, page
 
 log = logging.getLogger("papertick.api")
 
@@ -185,6 +186,8 @@ class Api:
             answer.then()
         if route.name in _MOVES:
             self._streams.moved(call.who.user_id, call.path["run_id"])
+        if route.name == "get_report":
+            return await asyncio.to_thread(_page, answer.document)
         return _sent(route, answer)
 
     async def _once(self, route: Route, key: str, plan: Plan, idem: str, mark: bytes) -> tuple[Sent | None, Answer]:
@@ -253,6 +256,12 @@ def _names_its_order(call: Call) -> bool:
     return call.body.get("client_order_id") is not None
 
 
+def _page(row: dict[str, Any]) -> Sent:
+    """Laid out in a thread: it takes a while, and other requests go on."""
+    body = page.html(gather.read(row)).encode()
+    return Sent(200, "text/html; charset=utf-8", body, headers={"Content-Security-Policy": page.policy()})
+
+
 def _sent(route: Route, answer: Answer) -> Sent:
     if route.status == 204:
         return Sent(204, _JSON, b"")
@@ -260,7 +269,7 @@ def _sent(route: Route, answer: Answer) -> Sent:
 
 
 async def _send(send: Send, sent: Sent, headers: dict[str, str] | None = None) -> None:
-    given = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})}
+    given = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **sent.headers, **(headers or {})}
     if sent.status != 204:
         given |= {"Content-Type": sent.media_type, "Content-Length": str(len(sent.body))}
     if sent.location:

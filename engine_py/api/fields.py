@@ -118,6 +118,25 @@ class QueryInteger(Integer):
 
 
 @dataclass(frozen=True)
+class QueryIds(Field):
+    """Ids with commas between them."""
+
+    most: int = 19
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": f"^{self._pattern}$", "maxLength": 20 * self.most}
+
+    def read(self, value: Any) -> str:
+        if not re.fullmatch(self._pattern, value, re.ASCII) or any(int(part) > MAX_ID for part in value.split(",")):
+            raise self.wrong(f"1 to {self.most} ids with commas between them")
+        return str(value)
+
+    @property
+    def _pattern(self) -> str:
+        return rf"[0-9]{{1,19}}(?:,[0-9]{{1,19}}){{0,{self.most - 1}}}"
+
+
+@dataclass(frozen=True)
 class Boolean(Field):
     def schema(self) -> Schema:
         return {"type": "boolean"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine_py.api.problem import Problem, invalid
@@ -25,6 +25,7 @@ class Sent:
     body: bytes
     location: str | None = None
     is_replayed: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 def read_key(value: str | None) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine_py.api.fields import MAX_ID, QueryInteger
+from engine_py.api.fields import MAX_ID, QueryIds, QueryInteger, Text
 from engine_py.api.recipes import RUN, measure, rows
 from engine_py.api.table import (
     CURSOR,
@@ -17,6 +17,7 @@ from engine_py.api.table import (
     Statement,
     page,
 )
+from engine_py.report.gather import QUERY
 
 
 def _equity(call: Call) -> Plan:
@@ -37,6 +38,16 @@ def _digest(call: Call) -> Plan:
         return Answer({"run_id": call.path["run_id"], "digest": results[0][0]["digest"]})
 
     return Plan([Statement("select run_digest(p_user_id => %s, p_run_id => %s) as digest", call.run)], finish)
+
+
+def _report(call: Call) -> Plan:
+    """One statement, so that all of it is of one moment. The page is laid out by the app."""
+    user_id, run_id = call.run
+    others = (call.query.get("compare") or "").split(",")
+    runs = list(dict.fromkeys([run_id, *(str(int(other)) for other in others if other)]))
+    of_user, ids = ("{" + ",".join(values) + "}" for values in ([user_id] * len(runs), runs))
+    values = [user_id, run_id, call.query.get("benchmark"), ids, of_user, ids]
+    return Plan([Statement(QUERY, values)], lambda results: Answer(results[0][0]))
 
 
 ROUTES: tuple[Route, ...] = (
@@ -77,6 +88,18 @@ ROUTES: tuple[Route, ...] = (
         *("GET", RUN + "/digest", "get_digest", "SHA-256 over all that the run did; equal for equal histories."),
         answer="digest",
         plan=_digest,
+        refusals=(404,),
+        seconds=60,
+    ),
+    Route(
+        *("GET", RUN + "/report", "get_report", "The run's report: one HTML page that needs nothing else."),
+        answer="text",
+        answers_with="text/html",
+        query=(
+            Text("benchmark", "Beside it the same capital put into this symbol of its feed.", most=64, least=1),
+            QueryIds("compare", "run_ids of other runs of yours, with commas between them."),
+        ),
+        plan=_report,
         refusals=(404,),
         seconds=60,
     ),

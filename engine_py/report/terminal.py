@@ -1,0 +1,208 @@
+"""The report in the terminal: the page's numbers as tables, with rich where it is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from importlib.util import find_spec
+from typing import Any
+
+import click
+
+from engine_py import render
+from engine_py.report import words
+from engine_py.report.axis import month_name
+from engine_py.report.figures import compared_name
+from engine_py.report.gather import Number, Period, Report, number, time_of
+
+_BARS = "▁▂▃▄▅▆▇█"
+_WIDTH = 72  # of the sparkline
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of words; `right`: columns of numbers."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    right: range = range(0)
+    note: str = ""
+
+
+def show(r: Report) -> None:
+    heading, parts = _heading(r), list(sections(r))
+    if find_spec("rich"):
+        _rich(heading, parts)
+    else:
+        _plain(heading, parts)
+        click.echo("\nWith rich this is easier to read: pip install 'papertick[report]'", err=True)
+
+
+def sparkline(values: Sequence[Number], width: int = _WIDTH) -> str:
+    """The last value of each of `width` equal parts, the lowest as ▁ and the highest as █."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return ""
+    count = min(width, len(known))
+    picked = [known[(n + 1) * len(known) // count - 1] for n in range(count)]
+    low, high = min(picked), max(picked)
+    if low == high:
+        return _BARS[3] * count
+    return "".join(_BARS[min(7, int((v - low) / (high - low) * 8))] for v in picked)
+
+
+def _heading(r: Report) -> list[str]:
+    run = r.run
+    last = time_of(run["last_logical_time"])
+    span = "has not ticked yet"
+    if last:
+        span = f"{words.moment(time_of(run['first_logical_time']), daily=True)} to {words.moment(last, daily=True)}"
+    lines = [
+        f"{r.name} (user {run['user_id']}, run {run['run_id']}), {run['status'].lower()}",
+        f"{span}, feed {run['feed']}, {r.curve.marks:,} marks, {run['currency']}",
+    ]
+    if r.curve.times:
+        lines += ["", f"equity  {sparkline(r.curve.equity)}"]
+    return [render.text(line) if line else "" for line in lines]
+
+
+def sections(r: Report) -> Iterator[Section]:
+    """All of the page's tables but the fills, which `papertick run trades` lists."""
+    yield _metrics(r)
+    if r.months:
+        by_month = {(p.first.year, p.first.month): p for p in r.months}
+        rows = [
+            [str(y.first.year), *(_cell(by_month.get((y.first.year, m))) for m in range(1, 13)), _cell(y)]
+            for y in r.years
+        ]
+        yield Section("Monthly returns, %", ["", *map(month_name, range(1, 13)), "Year"], rows, range(1, 14))
+    if r.compared:
+        yield _comparison(r)
+    if r.symbols:
+        yield _symbols(r)
+    if r.sips:
+        yield _sips(r)
+    if r.drawdowns:
+        rows = [
+            [
+                words.moment(d.peak, daily=True),
+                words.moment(d.trough, daily=True),
+                "not yet" if d.recovery is None else words.moment(d.recovery, daily=True),
+                words.percent(d.depth),
+            ]
+            for d in r.drawdowns
+        ]
+        yield Section("Drawdowns", ["from", "deepest", "recovered", "depth"], rows, range(3, 4))
+    if r.fees:
+        rows = [[f["kind"], f"{f['entries']:,}", _money(r, f["amount"])] for f in r.fees]
+        yield Section("Fees by kind", ["kind", "times", "amount"], rows, range(1, 3))
+    if r.rejections:
+        rows = [[x["reason"], f"{x['orders']:,}"] for x in r.rejections]
+        yield Section("Rejections by reason", ["reason", "orders"], rows, range(1, 2))
+    yield Section(
+        "Integrity",
+        ["fills", "violations", "digest"],
+        [[f"{r.fill_count:,}", f"{r.violation_count:,}", r.digest]],
+        range(2),
+    )
+
+
+def _metrics(r: Report) -> Section:
+    rows = []
+    for name in words.in_order(list(r.metrics)):
+        value = r.metrics[name]
+        why = f"{words.reason(r.reasons.get(name))}" if value is None else ""
+        rows.append([words.label(name), words.shown(name, value, r.run["minor_unit"]), why])
+    if r.benchmark is not None and r.curve.benchmark:
+        end = r.curve.benchmark[-1]
+        rows.append([f"{r.benchmark}, bought and held", _money(r, end), "the same capital, dividends included"])
+    return Section("Performance", ["metric", "value", ""], rows, range(1, 2))
+
+
+def _comparison(r: Report) -> Section:
+    names = words.in_order(list({name for c in r.compared for name in c.metrics}))
+    rows = [
+        [words.label(name), *(words.shown(name, c.metrics.get(name), c.run["minor_unit"]) for c in r.compared)]
+        for name in names
+    ]
+    rows.append(
+        ["Index at the end", *(words.fixed(c.index[-1], 2) if c.index else words.NONE for c in r.compared)],
+    )
+    heads = ["metric", *map(compared_name, r.compared)]
+    return Section("Compared", heads, rows, range(1, len(heads)), f"index: 100 at {words.moment(r.since, daily=True)}")
+
+
+def _symbols(r: Report) -> Section:
+    rows = []
+    for s in r.symbols:
+        values = [number(s.get(key)) for key in ("quantity", "cost_basis", "market_value", "unrealized_pnl")]
+        amounts = [_money(r, value) for value in values[1:]]
+        rows.append([s["symbol"], words.units(values[0]), *amounts, words.percent(number(s.get("xirr")))])
+    return Section("By symbol", ["symbol", "units", "cost", "value", "unrealized", "XIRR"], rows, range(1, 6))
+
+
+def _sips(r: Report) -> Section:
+    rows = []
+    for s in r.sips:
+        what = s["symbol"] or ", ".join(s["basket"] or ()) or f"plan {s['rebalance_plan_id']}"
+        counts = [f"{s[key]:,}" for key in ("executed", "skipped_funds", "skipped_other", "missed")]
+        rows.append([str(s["sip_id"]), what, _money(r, s["instalment"]), *counts, _money(r, s["paid"])])
+    heads = ["sip", "buys", "instalment", "executed", "no funds", "skipped", "missed", "paid"]
+    return Section("SIPs", heads, rows, range(2, 8))
+
+
+def _money(r: Report, value: object) -> str:
+    return words.money(number(value), r.run["minor_unit"])
+
+
+def _cell(period: Period | None) -> str:
+    if period is None:
+        return ""
+    return words.NONE if period.twr is None else words.fixed(100 * Decimal(period.twr), 1)
+
+
+# --- printers ---
+
+
+def _plain(heading: Sequence[str], parts: Sequence[Section]) -> None:
+    click.echo("\n".join(heading))
+    for part in parts:
+        lines = [[render.text(cell) if cell else "" for cell in row] for row in [part.heads, *part.rows]]
+        widths = [max(len(line[n]) for line in lines) for n in range(len(part.heads))]
+        click.echo(f"\n{part.title}")
+        for line in lines:
+            cells = [
+                cell.rjust(width) if n in part.right else cell.ljust(width)
+                for n, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ]
+            click.echo(("  " + "  ".join(cells)).rstrip())
+        if part.note:
+            click.echo(f"  {part.note}")
+
+
+def _rich(heading: Sequence[str], parts: Sequence[Section]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console: Any = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, emoji=False, width=160)
+    for n, line in enumerate(heading):
+        console.print(Text(line, style="bold" if n == 0 else "cyan" if n == 3 else ""))
+    for part in parts:
+        table = Table(title=part.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        for n, head in enumerate(part.heads):
+            table.add_column(Text(render.text(head) if head else ""), justify="right" if n in part.right else "left")
+        for row in part.rows:
+            table.add_row(*(Text(render.text(cell) if cell else "", style=_style(cell)) for cell in row))
+        console.print(table)
+        if part.note:
+            console.print(Text(part.note, style="dim"))
+
+
+def _style(cell: str) -> str:
+    return "red" if cell.startswith("\N{MINUS SIGN}") else ""
