@@ -9,7 +9,7 @@ from dataclasses import asdict
 import click
 from psycopg import Connection
 
-from engine_py import csvfile
+from engine_py import csvfile, sessions
 from engine_py import feed as feeds
 from engine_py.barlines import Lines
 from engine_py.cli_base import NEGATIVE, NUMBER, SECONDS, Group, Row, emit, options, select, session, show_progress
@@ -142,21 +142,38 @@ def calendar() -> None:
 
 
 @calendar.command("load")
-@click.argument("file")
-@click.option("--calendar", required=True, help="Calendar to load into; made if it is new.")
+@click.argument("source")
+@click.option("--calendar", help="Calendar to load a file into; made if it is new.")
 @click.option(
     "--time-zone",
     help="The market's IANA time zone, like Asia/Kolkata. A new calendar needs it, unless the file's times are in UTC.",
 )
-def calendar_load(file: str, calendar: str, time_zone: str | None) -> None:
-    """Load sessions from a CSV FILE with the columns session_date, open_at, close_at."""
+@click.option("--skip-bad", is_flag=True, help="Leave bad lines out instead of refusing the file.")
+def calendar_load(source: str, calendar: str | None, time_zone: str | None, skip_bad: bool) -> None:
+    """Load sessions from a CSV file ('-' reads standard input; gzip is fine), or a calendar that comes along, by name.
+
+    Columns of a file: session_date, open_at, close_at; the latter two as 09:15 on the market's clock (24:00 is the
+    end of the day), or with date and offset. XNYS, XBOM, XNSE and 24/7 come along; a newer release may know more of
+    their sessions. What is stored is never changed.
+    """
+    if calendar is None and source not in sessions.SHIPPED:
+        hint = f"These come along: {', '.join(sorted(sessions.SHIPPED))}."
+        raise UsageError(f"{source} is no calendar that comes along, and a file needs --calendar", hint=hint)
+    if calendar is None and (time_zone or skip_bad):
+        raise UsageError("--time-zone and --skip-bad are for files")
+
+    def load(conn: Connection) -> feeds.LoadReport:
+        if calendar is None:
+            return sessions.load_shipped(conn, source)
+        return feeds.load_sessions(conn, source, calendar=calendar, time_zone=time_zone, skip_bad=skip_bad)
+
     with session() as s:
-        _report(
-            s.run(
-                lambda conn: feeds.load_sessions(conn, file, calendar=calendar, time_zone=time_zone),
-                repeatable=file != "-",
-            )
-        )
+        report = s.run(load, repeatable=source != "-")
+        gone = s.run(lambda conn: sessions.withdrawn(conn, source)) if calendar is None else []
+    _report(report)
+    if gone:
+        days = ", ".join(map(text, gone))
+        click.echo(f"stored, but not (or no longer) in the {source} that comes along: {days}", err=True)
 
 
 @click.group(cls=Group)

@@ -25,7 +25,7 @@ from engine_py.csvfile import (
     open_text,
 )
 from engine_py.errors import InvalidError, NotFoundError, mapped
-from engine_py.sessions import load_sessions, load_xnys
+from engine_py.sessions import SHIPPED, load_sessions, more_sessions, provide
 from engine_py.staging import FeedError, LoadReport, Progress, Stage, refused
 
 __all__ = [
@@ -200,10 +200,11 @@ def open_feed(conn: Connection[Any], feed: str, calendar: str | None, adjusted: 
 
 
 def _require_calendar(conn: Connection[Any], calendar: str | None) -> None:
-    if calendar == "XNYS":
-        load_xnys(conn)
+    if calendar:
+        provide(conn, calendar)
     if calendar and not conn.execute("select from public.calendar where calendar = %s", [calendar]).rowcount:
-        hint = "Load it: papertick calendar load FILE --calendar NAME --time-zone ZONE. XNYS comes along."
+        hint = "Load it: papertick calendar load FILE --calendar NAME --time-zone ZONE."
+        hint += f" {', '.join(sorted(SHIPPED))} come along."
         raise InvalidError(f"there is no calendar {calendar}", code="TE101", hint=hint)
 
 
@@ -228,7 +229,11 @@ def closes_of(conn: Connection[Any], calendar: str) -> Callable[[str], str | Non
             except (ValueError, OverflowError):
                 raise Bad("22008", f"there is no such date, or none after it: {text}") from None
         if text not in closes:
-            raise Bad("22008" if closes and text < max(closes) else "TE203", f"{calendar} has no session on {text}")
+            if closes and min(closes) < text < max(closes):
+                raise Bad("22008", f"{calendar} has no session on {text}")
+            known = f"{min(closes)} to {max(closes)}" if closes else "none"
+            message = f"{text} is outside the sessions loaded of {calendar} ({known}); {more_sessions(calendar)}"
+            raise Bad("TE203", message)
         return closes[text]
 
     return close_of

@@ -1,9 +1,12 @@
-"""Market calendars in: the sessions of one calendar from a CSV file."""
+"""Market calendars in: the sessions of one calendar from a CSV file, or those that come along."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
 from importlib import resources
-from typing import Any
+from typing import IO, Any
 
 from psycopg import Connection, sql
 
@@ -11,11 +14,21 @@ from engine_py.csvfile import DATE, INSTANT, Bad, Column, Source, Table, check_t
 from engine_py.errors import InvalidError, mapped
 from engine_py.staging import LoadReport, Stage, refused
 
+# Calendars that come along, with their zones (see data/README.md).
+SHIPPED = {"XNYS": "America/New_York", "XBOM": "Asia/Kolkata", "XNSE": "Asia/Kolkata", "24/7": "UTC"}
+
+_CLOCK = r"(?:[01]\d|2[0-3]):[0-5]\d|24:00"  # the market's own, on session_date
+_HOUR = "a time like 09:15 on the market's clock, or with its offset like 2024-01-31T16:00:00-05:00"
 _SESSION = (
     Column("session_date", ("session_date",), DATE, "a date like 2024-01-31", "22007"),
-    Column("open_at", ("open_at",), INSTANT, "a time with its offset like 2024-01-31T16:00:00-05:00", "22007"),
-    Column("close_at", ("close_at",), INSTANT, "a time with its offset like 2024-01-31T16:00:00-05:00", "22007"),
+    Column("open_at", ("open_at",), f"{INSTANT}|{_CLOCK}", _HOUR, "22007"),
+    Column("close_at", ("close_at",), f"{INSTANT}|{_CLOCK}", _HOUR, "22007"),
 )
+_INSTANTS = """
+    alter open_at type timestamptz using case when length(open_at) > 5 then open_at::timestamptz
+                                              else (session_date + open_at::time) at time zone {zone} end,
+    alter close_at type timestamptz using case when length(close_at) > 5 then close_at::timestamptz
+                                               else (session_date + close_at::time) at time zone {zone} end"""
 
 _SESSION_RULES = (
     ("open_at < close_at", "23514", "the session does not open before it closes"),
@@ -43,12 +56,15 @@ _OVERLAPS = """
 
 
 @mapped()
-def load_sessions(conn: Connection[Any], source: Source, *, calendar: str, time_zone: str | None = None) -> LoadReport:
+def load_sessions(
+    conn: Connection[Any], source: Source, *, calendar: str, time_zone: str | None = None, skip_bad: bool = False
+) -> LoadReport:
     """Load sessions (session_date, open_at, close_at) into `calendar`, which is created if it is new.
 
     `time_zone` (an IANA name) is the market's; it dates what happens there. A new calendar needs it, unless all times
     of the file are in UTC. Sessions may come in any order, must not overlap, touch their session_date by the market's
-    clock, and are never changed once stored. One bad line refuses the file. Safe to repeat.
+    clock, and are never changed once stored. One bad line refuses the file, or with `skip_bad` just itself. Safe to
+    repeat.
     """
     if calendar == "ALWAYS":
         raise InvalidError("the sessions of ALWAYS are computed, not loaded", code="TE101")
@@ -60,11 +76,12 @@ def load_sessions(conn: Connection[Any], source: Source, *, calendar: str, time_
             table = Table(text, _SESSION, {"session_date": check_time, "open_at": offsets.see, "close_at": offsets.see})
         except Bad as bad:
             raise refused(report, bad) from None
-        stage = Stage(conn, sql.SQL("session_date date, open_at timestamptz, close_at timestamptz"), report)
+        stage = Stage(conn, sql.SQL("session_date date, open_at text, close_at text"), report)
         stage.fill(table, None)
         if zone is None:
             zone = "UTC"
             offsets.require_none(calendar)
+        stage.recast(sql.SQL(_INSTANTS).format(zone=sql.Literal(zone)))
         stage.judge(_SESSION_RULES)
         stage.take_out(_OFF_DATE, *[sql.Literal(zone)] * 3)
         stage.refuse_repeats("session_date")
@@ -72,19 +89,22 @@ def load_sessions(conn: Connection[Any], source: Source, *, calendar: str, time_
         stored = sql.SQL("(select * from public.market_session where calendar = {})").format(sql.Literal(calendar))
         stage.compare(stored, "session_date", _SAME_SESSION)
         stage.take_out(_OVERLAPS, stored)
-        stage.report_flaws(skip_bad=False)
+        stage.report_flaws(skip_bad=skip_bad, hint="Correct these lines, or leave them out with --skip-bad.")
         stage.store("public.market_session", {"calendar": calendar}, "session_date, open_at, close_at")
         stage.drop()
     return report
 
 
 class _Offsets:
-    """The offsets from UTC that the times of a file have."""
+    """What the times of a file are told by: offsets from UTC, or the market's clock."""
 
     def __init__(self) -> None:
         self._found: set[str] = set()
 
     def see(self, text: str) -> None:
+        if len(text) == 5:
+            self._found.add("the market's clock")
+            return
         check_time(text)
         self._found.add(text[-6:] if text[-6] in "+-" else "Z")
 
@@ -116,8 +136,46 @@ def _open_calendar(conn: Connection[Any], calendar: str, time_zone: str | None) 
     return None if is_new and time_zone is None else str(row[0])
 
 
-def load_xnys(conn: Connection[Any]) -> None:
-    """The one calendar that comes along, unless one of that name is there."""
-    if not conn.execute("select from public.market_session where calendar = 'XNYS' limit 1").rowcount:
-        with (resources.files("engine_py") / "data" / "xnys_sessions.csv.gz").open("rb") as sessions:
-            load_sessions(conn, sessions, calendar="XNYS", time_zone="America/New_York")
+@contextmanager
+def _shipped_file(calendar: str) -> Iterator[IO[bytes]]:
+    name = f"{calendar.lower().replace('/', '-')}_sessions.csv.gz"
+    with (resources.files("engine_py") / "data" / name).open("rb") as packed:
+        yield packed
+
+
+@mapped()
+def load_shipped(conn: Connection[Any], calendar: str) -> LoadReport:
+    """Load a calendar that comes along, or what a newer release has more of it.
+
+    Stored sessions stay as they are: those that differ are skipped, and named in the report.
+    """
+    with _shipped_file(calendar) as sessions:
+        return load_sessions(conn, sessions, calendar=calendar, time_zone=SHIPPED[calendar], skip_bad=True)
+
+
+def more_sessions(calendar: str) -> str:
+    """What to do about a time that a calendar does not know."""
+    if calendar in SHIPPED:
+        return f"a newer release may know more: papertick calendar load {calendar}"
+    return f"to load more: papertick calendar load FILE --calendar {calendar}"
+
+
+def provide(conn: Connection[Any], calendar: str) -> None:
+    """Load a calendar that comes along, unless one of that name has sessions."""
+    known = conn.execute("select from public.market_session where calendar = %s limit 1", [calendar]).rowcount
+    if calendar in SHIPPED and not known:
+        load_shipped(conn, calendar)
+
+
+@mapped()
+def withdrawn(conn: Connection[Any], calendar: str) -> list[date]:
+    """Stored sessions of a calendar that comes along which, within its dates, it does not have (any more)."""
+    with _shipped_file(calendar) as packed, open_text(packed) as text:
+        days = [line[:10] for line in text][1:]
+    rows = conn.execute(
+        """select session_date from public.market_session
+            where calendar = %s and session_date between %s::date and %s::date and session_date <> all (%s::date[])
+            order by session_date""",
+        [calendar, days[0], days[-1], days],
+    ).fetchall()
+    return [row[0] for row in rows]

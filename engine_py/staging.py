@@ -106,6 +106,11 @@ class Stage:
         self._report.skipped_count, self._report.skipped = table.problem_count, table.problems
         self._run("analyze pg_temp.papertick_stage")
 
+    def recast(self, columns: sql.Composable) -> None:
+        """Give columns another type: what follows `alter table`."""
+        self._run("alter table pg_temp.papertick_stage {}", columns)
+        self._run("analyze pg_temp.papertick_stage")
+
     def judge(self, rules: Rules) -> None:
         """Take out the rows that break a rule."""
         self.take_out("{}", broken_rows(rules, sql.SQL("pg_temp.papertick_stage")))

@@ -84,7 +84,7 @@ create table market_session (
   constraint market_session_opens_before_it_closes check (open_at < close_at),
   constraint market_session_is_finite check (isfinite(session_date) and isfinite(open_at) and isfinite(close_at))
 );
-comment on table market_session is 'Trading sessions (open_at, close_at]: a bar stamped at the close is inside, one stamped at the open is outside. Past the last row of a calendar nothing is known (TE203).';
+comment on table market_session is 'Trading sessions (open_at, close_at]: a bar stamped at the close is inside, one stamped at the open is outside. Before the first row of a calendar and past the last nothing is known (TE203).';
 
 create table feed (
   feed text constraint feed_pkey primary key,

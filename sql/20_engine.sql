@@ -39,7 +39,7 @@ language sql immutable begin atomic
     ('TE102', 'client_order_id was used with other terms', 'Send the same terms again, or use a new client_order_id.'),
     ('TE201', 'unknown symbol or feed', 'Insert the instrument or feed first, or check the spelling.'),
     ('TE202', 'no price at or before logical_time', 'Load bars of the symbol up to that time.'),
-    ('TE203', 'past the calendar''s last loaded session', 'Load more sessions into market_session.'),
+    ('TE203', 'outside the calendar''s loaded sessions', 'Load more: papertick calendar load, or rows of market_session.'),
     ('TE204', 'unknown run', 'Check user_id and run_id.'),
     ('TE301', 'not allowed', 'This takes the role that owns the tables, or an administrator''s key.'),
     ('28000', 'no such key', 'Show a key that create_key has returned, and that is neither revoked nor expired.'),
@@ -203,3 +203,15 @@ begin
   perform engine.require(p_is_given or not p_is_wanted, format('argument=%s must_be=given', p_name));
   perform engine.require(p_is_wanted or not p_is_given, format('argument=%s must_be=given_for_%s_only', p_name, p_only));
 end $$;
+
+-- div() is exact where a rounded quotient would sometimes land one step too high.
+create function engine.floor_to(p_value numeric, p_step numeric) returns numeric
+language sql immutable parallel safe return div(p_value, p_step) * p_step;
+
+-- The most units that p_money buys at p_price, floored to the step.
+create function engine.units_for(p_money numeric, p_price numeric, p_step numeric) returns numeric
+language sql immutable parallel safe return div(p_money, p_price * p_step) * p_step;
+
+-- The smallest whole number of units that lies on the step.
+create function engine.whole_step(p_step numeric) returns numeric
+language sql immutable parallel safe return p_step * div(1e8, gcd(p_step * 1e8, 1e8));

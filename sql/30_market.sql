@@ -19,18 +19,36 @@ begin atomic
     order by m.close_at limit 1);
 end;
 
--- The same for one time; p_after: it closes strictly later. TE203 past the calendar.
-create function engine.next_close(p_calendar text, p_time timestamptz, p_after boolean default false)
-returns engine.market_session
+-- A calendar is known from its first date on, or from where that date's session opens, if that is earlier.
+create function engine.is_before_calendar(p_calendar text, p_time timestamptz) returns boolean
+language plpgsql stable as $$
+begin
+  return p_calendar <> 'ALWAYS'
+    and p_time < (select least(m.open_at, m.session_date::timestamp at time zone c.time_zone)
+                    from market_session m join calendar c using (calendar)
+                   where m.calendar = p_calendar order by m.session_date limit 1);
+end $$;
+
+-- Nobody knows whether a market is open before its calendar starts, or past its end: that is not «closed».
+create function engine.refuse_unknown(p_calendar text, p_time timestamptz) returns void
+language plpgsql as $$
+begin
+  perform engine.refuse('TE203', format('calendar=%s time=%s loaded=%s', p_calendar, engine.iso(p_time),
+    (select coalesce(to_char(min(m.session_date), 'YYYY-MM-DD') || '..' || to_char(max(m.session_date), 'YYYY-MM-DD'), 'none')
+       from market_session m where m.calendar = p_calendar)));
+end $$;
+
+-- The same for one time. TE203 where the calendar does not know.
+create function engine.next_close(p_calendar text, p_time timestamptz) returns engine.market_session
 language plpgsql stable as $$
 declare
   s engine.market_session;
 begin
   select n.session_date, n.open_at, n.close_at into s
-    from (select p_calendar as calendar, case when p_after then p_time + interval '1 microsecond' else p_time end as at offset 0) a
+    from (select p_calendar as calendar, p_time as at offset 0) a
    cross join lateral engine.session_by(a.calendar, a.at) n;
-  if not found then
-    perform engine.refuse('TE203', format('calendar=%s time=%s', p_calendar, engine.iso(p_time)));
+  if not found or s.open_at >= p_time and engine.is_before_calendar(p_calendar, p_time) then
+    perform engine.refuse_unknown(p_calendar, p_time);
   end if;
   return s;
 end $$;
@@ -122,18 +140,6 @@ begin
                             and b.logical_time <= a.upto
                           order by b.logical_time limit a.most) b);
 end $$;
-
--- div() is exact where a rounded quotient would sometimes land one step too high.
-create function engine.floor_to(p_value numeric, p_step numeric) returns numeric
-language sql immutable parallel safe return div(p_value, p_step) * p_step;
-
--- The most units that p_money buys at p_price, floored to the step.
-create function engine.units_for(p_money numeric, p_price numeric, p_step numeric) returns numeric
-language sql immutable parallel safe return div(p_money, p_price * p_step) * p_step;
-
--- The smallest whole number of units that lies on the step.
-create function engine.whole_step(p_step numeric) returns numeric
-language sql immutable parallel safe return p_step * div(1e8, gcd(p_step * 1e8, 1e8));
 
 create function engine.require_instrument(p_symbol text) returns void
 language plpgsql as $$

@@ -19,7 +19,7 @@ create function engine.require_session(c engine.context, p_time timestamptz) ret
 language plpgsql as $$
 begin
   if c.is_open is null then
-    perform engine.refuse('TE203', format('calendar=%s time=%s', c.calendar, engine.iso(p_time)));
+    perform engine.refuse_unknown(c.calendar, p_time);
   end if;
 end $$;
 
@@ -40,13 +40,16 @@ begin
     from (select c.user_id as user_id, c.run_id as run_id, c.calendar as calendar, p_time as at offset 0) a;
   c.is_closed := c.closed_through is not distinct from p_time or p_time <= c.last_logical_time and engine.is_complete(c, p_time);
   c.is_open := v_session_open < p_time;            -- null: the calendar does not know
+  if not c.is_open and engine.is_before_calendar(c.calendar, p_time) then
+    c.is_open := null;
+  end if;
   if c.last_logical_time is not null then          -- a step has done what earlier bars owed; a first time owes none
     c.closed_through := greatest(c.closed_through, c.step_logical_time - interval '1 microsecond');
   end if;
   return c;
 end $$;
 
--- For a single step: at a closed time its work is done, whatever has become of the run since. TE203 past the calendar.
+-- For a single step: at a closed time its work is done, whatever has become of the run since. TE203 outside the calendar.
 create function engine.open_step(p_user_id bigint, p_run_id bigint, p_time timestamptz) returns engine.context
 language plpgsql as $$
 declare

@@ -61,7 +61,10 @@ class Calendar:
         self.days = [s.day for s in self.sessions or []]
 
     def knows(self, at: datetime) -> bool:
-        return self.sessions is None or (bool(self.closes) and at <= self.closes[-1])
+        if not self.sessions:
+            return self.sessions is None
+        start = datetime.combine(self.days[0], time(), ZoneInfo(self.zone))
+        return min(start, self.sessions[0].open_at) <= at <= self.closes[-1]
 
     def closing_from(self, at: datetime) -> Session | None:
         """The first session that closes at or after `at`."""

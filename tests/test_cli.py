@@ -135,6 +135,8 @@ def test_commands_are_the_documented_ones() -> None:
         "feed follow",
         "feed list",
         "calendar load",
+        "calendar list",
+        "calendar show",
         "instrument set",
         "instrument list",
         "run start",
