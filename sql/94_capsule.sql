@@ -39,14 +39,14 @@ language sql stable begin atomic
   with span as (
     select s.symbol, coalesce((select p.logical_time from price_bar p where p.feed = p_feed and p.symbol = s.symbol and p.logical_time < p_from
                                 order by p.logical_time desc limit 1), p_from) as since
-      from unnest(p_symbols) s (symbol))
-  select b.* from span s
-    join price_bar b on b.feed = p_feed and b.symbol = s.symbol and b.logical_time between s.since and p_to
-   where not p_is_ahead
+      from unnest(p_symbols) s (symbol)),
+  mine as materialized (
+    select b.* from span s join price_bar b on b.feed = p_feed and b.symbol = s.symbol and b.logical_time between s.since and p_to)
+  select m.* from mine m where not p_is_ahead
   union all
   (select distinct on (b.logical_time) b.* from price_bar b
     where not p_is_ahead and b.feed = p_feed and b.logical_time between p_from and p_to
-      and not exists (select from price_bar x where x.feed = b.feed and x.logical_time = b.logical_time and x.symbol = any (p_symbols))
+      and b.logical_time not in (select m.logical_time from mine m)   -- hashed, whatever the planner believes
     order by b.logical_time, b.symbol collate "C")
   union all
   select b.* from price_bar b
