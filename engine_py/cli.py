@@ -11,6 +11,7 @@ from engine_py import (
     __version__,
     bench,
     cli_api,
+    cli_backup,
     cli_capsule,
     cli_data,
     cli_db,
@@ -37,6 +38,8 @@ def main() -> None:
 
 for _ledger in cli_ledger.LEDGERS:
     cli_run.run.add_command(_ledger)
+for _part in (cli_backup.db_backup, cli_backup.db_restore):
+    cli_db.db.add_command(_part)
 for _command in (
     cli_tick.demo,
     cli_db.db,
