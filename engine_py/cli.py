@@ -11,6 +11,7 @@ from engine_py import (
     __version__,
     bench,
     cli_api,
+    cli_archive,
     cli_backup,
     cli_capsule,
     cli_data,
@@ -19,6 +20,7 @@ from engine_py import (
     cli_order,
     cli_plan,
     cli_run,
+    cli_stats,
     cli_tick,
     cli_worker,
 )
@@ -38,6 +40,7 @@ def main() -> None:
 
 for _ledger in cli_ledger.LEDGERS:
     cli_run.run.add_command(_ledger)
+cli_run.run.add_command(cli_archive.run_archive)
 for _part in (cli_backup.db_backup, cli_backup.db_restore):
     cli_db.db.add_command(_part)
 for _command in (
@@ -57,6 +60,7 @@ for _command in (
     cli_worker.worker,
     cli_tick.check,
     cli_tick.digest,
+    cli_stats.stats,
     cli_capsule.export,
     cli_capsule.import_,
     cli_api.key,

@@ -64,6 +64,12 @@ def import_file(
         return _import(conn, source, user, user_name, name, feed_name, add_missing)
 
 
+def prove(conn: psycopg.Connection[Any], path: Path) -> None:
+    """Import the capsule as another user's run, and take it back: raises what an import would raise."""
+    with capsule.read(path) as source, conn.transaction(force_rollback=True), errors.mapped():
+        _import(conn, source, None, "proof", None, None, False)
+
+
 def _import(
     conn: psycopg.Connection[Any],
     source: Capsule,
