@@ -13,7 +13,7 @@ from engine_py.cli_base import Row
 from engine_py.db import connect
 from engine_py.scratch import scratch_database
 
-_TIMES, _SYMBOLS, _RUNS = 5000, 10, 10
+_TIMES, _SYMBOLS, _RUNS = 3000, 10, 10
 
 
 def measure(dsn: str) -> list[Row]:
@@ -54,7 +54,7 @@ def _bars(conn: psycopg.Connection[Any]) -> None:
     """A market as it arrives: all symbols of one time, time after time; volatile, so that no two prices are alike."""
     conn.execute(
         """insert into price_bar
-           select 'default', 'S' || s, timestamptz '2000-01-01 16:00Z' + n * interval '1 day',
+           select 'default', 'S' || s, timestamptz '2021-01-01 16:00Z' + n * interval '1 day',
                   p.price, p.price + 1.25, p.price - 1.5, p.price + 0.37, 1000 + (n * 7919) %% 100000
              from generate_series(1, %s) n cross join generate_series(1, %s) s
             cross join lateral (select 50 + s * 10 + (n * 31 + s * 17) %% 997 / 100.0 as price) p
@@ -91,7 +91,7 @@ def _ticks(conn: psycopg.Connection[Any], mark_policy: str) -> None:
 
 def _slots(conn: psycopg.Connection[Any], fee_schedule: str | None) -> None:
     user, run = _start(conn, mark_policy="EVENTS", fee_schedule=fee_schedule)
-    conn.execute("select create_sip(%s, %s, 'S2', 5000, 'DAILY', '2000-01-02')", [user, run])
+    conn.execute("select create_sip(%s, %s, 'S2', 5000, 'DAILY', '2021-01-02')", [user, run])
     _replay(conn, user, run)
 
 
