@@ -80,9 +80,9 @@ begin
                   order by b.logical_time, b.symbol collate "C";
   when 'instrument' then
     return query select to_jsonb(i) from instrument i
-                  where not p_is_ahead and i.symbol in (select unnest(v_symbols)
-                                      union select b.symbol from engine.capsule_bars(c.feed, v_symbols, v_from, v_to, false) b)
-                     or p_is_ahead and i.symbol in (select b.symbol from price_bar b where b.feed = c.feed)
+                  where (i.symbol in (select unnest(v_symbols)
+                                      union select b.symbol from engine.capsule_bars(c.feed, v_symbols, v_from, v_to, false) b)) <> p_is_ahead
+                    and (not p_is_ahead or i.symbol in (select b.symbol from price_bar b where b.feed = c.feed))
                   order by i.symbol collate "C";
   when 'corporate_action' then
     -- those that the run has been given; later rows for its past change nothing

@@ -90,7 +90,7 @@ def test_any_run_is_the_same_run_on_another_server_and_lives_on(db: Conn, other:
     bench, there = Bench(db), Bench(other)
     seen: set[str] = set()
 
-    @examples(60, 1000)
+    @examples(40, 1000)
     @given(_scripts(), st.randoms(use_true_random=False))
     def check(made: tuple[Script, dict[str, Any]], chance: random.Random) -> None:
         script, options = made
@@ -285,7 +285,7 @@ def test_broken_files_are_refused(other: Conn, db: Conn, tmp_path: Path, monkeyp
     path = tmp_path / "run.zip"
     exporting.export_capsule(db, *run, path)
     whole = path.read_bytes()
-    for broken in (b"", b"not a zip", whole[: len(whole) // 2], whole[:-30], whole[:2000] + b"\0" * 20 + whole[2020:]):
+    for broken in (b"", b"not a zip", whole[: len(whole) // 2], whole[:-30], whole[:300] + b"\0" * 200 + whole[500:]):
         path.write_bytes(broken)
         refused(other, path, "TE901")
     path.write_bytes(whole)
@@ -368,15 +368,16 @@ def test_times_that_the_feed_did_not_have_are_refused(db: Conn, other: Conn, tmp
     exporting.export_capsule(db, *run, path)
     for symbol in ("AAA", "BBB"):
         make_bars(other, symbol, [100 + n + ord(symbol[0]) % 7 for n in range(12)])
-    make_bars(other, "DDD", [1], start=2)
-    make_bars(other, "DDD", [1], start=30)  # after its last tick: no matter
+    make_bars(other, "DDD", [10], start=2)
+    make_bars(other, "DDD", [10], start=30)  # after its last tick: no matter
     importing.import_file(other, path)
     other.execute("update price_bar set logical_time = logical_time - interval '1 hour' where symbol = 'DDD'")
     caught = refused(other, path, "23505")
     assert "DDD" in (caught.detail or "")
-    make_bars(other, "AAA", [5], start=-400)  # long before it: no matter
     other.execute("delete from price_bar where symbol = 'DDD'")
     importing.import_file(other, path)
+    make_bars(other, "AAA", [50], start=-1)  # the run's first bar of AAA might not have been its session's first
+    refused(other, path, "23505")
 
 
 def test_sessions_must_be_those_the_run_saw(db: Conn, other: Conn, tmp_path: Path) -> None:
@@ -463,7 +464,7 @@ def test_a_person_imports_into_the_own_account_and_adds_no_market_data(
             assert caught.value.code == code
         with pytest.raises(errors.PapertickError):
             importing.import_file(conn, path)  # a new user takes an administrator
-        with pytest.raises(errors.PapertickError) as caught, exporting.snapshot(conn):
+        with raises("TE204"), exporting.snapshot(conn):
             list(exporting.rows_of(conn, *run, "paper_order"))  # somebody else's
     finally:
         db.execute(f'drop owned by "{role}"; drop role "{role}"')
@@ -496,7 +497,9 @@ def test_csv_and_parquet_hold_the_ledgers_to_the_last_digit(db: Conn, dsn: str, 
             columns = [c.name for c in db.execute(f"select * from {table} limit 0").description or ()]
             with db.transaction():
                 db.execute("set local timezone = 'UTC'")
-                rows = db.execute(f"select {', '.join(f'{c}::text' for c in columns)} from {table}").fetchall()
+                rows = db.execute(
+                    "select " + ", ".join(f"format('%%s', {c})" for c in columns) + f" from {table}", []
+                ).fetchall()
             with (tmp_path / "csv" / f"{name}.csv").open(newline="") as file:
                 head, *body = list(csv.reader(file))
             assert head == columns
