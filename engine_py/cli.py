@@ -11,7 +11,10 @@ from engine_py import (
     __version__,
     bench,
     cli_api,
+    cli_archive,
+    cli_backup,
     cli_calendar,
+    cli_capsule,
     cli_data,
     cli_db,
     cli_ledger,
@@ -19,6 +22,7 @@ from engine_py import (
     cli_plan,
     cli_report,
     cli_run,
+    cli_stats,
     cli_tick,
     cli_worker,
 )
@@ -38,6 +42,9 @@ def main() -> None:
 
 for _ledger in cli_ledger.LEDGERS:
     cli_run.run.add_command(_ledger)
+cli_run.run.add_command(cli_archive.run_archive)
+for _part in (cli_backup.db_backup, cli_backup.db_restore):
+    cli_db.db.add_command(_part)
 for _command in (
     cli_tick.demo,
     cli_db.db,
@@ -56,6 +63,9 @@ for _command in (
     cli_tick.check,
     cli_tick.digest,
     cli_report.report,
+    cli_stats.stats,
+    cli_capsule.export,
+    cli_capsule.import_,
     cli_api.key,
     cli_api.serve,
     bench.bench,

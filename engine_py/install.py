@@ -67,7 +67,7 @@ def upgrade(conn: psycopg.Connection, folder: Path | None = None) -> Outcome:
             return _install(conn, files)
         files.check_against(hashes)
         pending = tuple(n for n in sorted(files.migrations) if n > max(hashes))
-        stale = hashes[max(hashes)].partition("/")[0] != files.code_hash
+        stale = not _has_code(conn, hashes, files)
         if not pending and not stale:
             return Outcome(max(hashes))
         # Waits for the ticks in flight, and holds new ones back.
@@ -94,8 +94,13 @@ def status(conn: psycopg.Connection, folder: Path | None = None) -> dict[str, An
             "version": latest,
             "applied_at": when and when[0],
             "pending": [n for n in sorted(files.migrations) if n > latest],
-            "code_current": hashes[latest].partition("/")[0] == files.code_hash,
+            "code_current": _has_code(conn, hashes, files),
         }
+
+
+def newest_version(folder: Path | None = None) -> int:
+    """The version of the tables that this release makes."""
+    return _Files(folder or sql_dir()).version
 
 
 class _Files:
@@ -160,6 +165,12 @@ def _install(conn: psycopg.Connection, files: _Files) -> Outcome:
         raise PapertickError(f"the table files make version {version}, but the migrations end at {files.version}")
     _record(conn, files)
     return Outcome(version, installed=True, code_loaded=True)
+
+
+def _has_code(conn: psycopg.Connection, hashes: dict[int, str], files: _Files) -> bool:
+    """Whether this release's code is loaded; a backup brings the tables and their hashes back, without it."""
+    row = conn.execute("select to_regnamespace('engine') is not null").fetchone()
+    return bool(row and row[0]) and hashes[max(hashes)].partition("/")[0] == files.code_hash
 
 
 def _load_code(conn: psycopg.Connection, files: _Files) -> None:

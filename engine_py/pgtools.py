@@ -193,7 +193,11 @@ def _candidates(bin_dir: Path | None) -> Iterator[tuple[str, Path]]:
     explicit = bin_dir or os.environ.get("PAPERTICK_PG_BIN")
     if explicit:  # asked for: no silent second choice
         yield "PAPERTICK_PG_BIN", Path(explicit).absolute()
-        return
+    else:
+        yield from _all_candidates()
+
+
+def _all_candidates() -> Iterator[tuple[str, Path]]:
     for package in _WHEELS:
         spec = importlib.util.find_spec(package)
         for root in (spec.submodule_search_locations or ()) if spec else ():
@@ -252,6 +256,45 @@ def client(name: str) -> Path:
     """A client program such as psql or pg_dump: the one on PATH, or else one beside the server's programs."""
     found = shutil.which(name)
     return Path(found) if found else find_tools().bin_dir / (name + _EXE)
+
+
+def dump_programs(least: int, most: int = 10**6) -> Path:
+    """The folder with the pg_dump and pg_restore of the lowest major from `least` on, if it can be at most `most`.
+
+    pg_dump refuses a server that is newer than itself, pg_restore a file of a newer pg_dump.
+    """
+    found = _dump_folders()
+    majors = sorted((major > most, major) for major in found if major >= least)
+    if majors:
+        return found[majors[0][1]]
+    there = f"; here are those of {', '.join(map(str, sorted(found)))}" if found else ""
+    raise ServerError(
+        f"this takes the pg_dump and pg_restore of PostgreSQL {least} or newer{there}",
+        hint=f"Install PostgreSQL's client programs (Debian: apt-get install postgresql-client-{least}).",
+    )
+
+
+def newest_dump_programs() -> Path:
+    """Those that read every file that any of them reads."""
+    found = _dump_folders()
+    return found[max(found)] if found else dump_programs(MIN_MAJOR)
+
+
+def _dump_folders() -> dict[int, Path]:
+    """By major. PAPERTICK_PG_BIN is only looked at first: the server of --dsn may be of another major."""
+    folders = [Path(folder).absolute() for folder in [os.environ.get("PAPERTICK_PG_BIN")] if folder]
+    folders += [folder for _, folder in _all_candidates()]
+    if on_path := shutil.which("pg_dump"):
+        folders.append(Path(on_path).parent)
+    found: dict[int, Path] = {}
+    for folder in folders:
+        try:
+            done = subprocess.run([folder / f"pg_dump{_EXE}", "--version"], capture_output=True, text=True, check=False)
+        except OSError:
+            continue
+        if match := re.search(r"\(PostgreSQL\) (\d+)", done.stdout):
+            found.setdefault(int(match[1]), folder)
+    return found
 
 
 def make_dir(path: Path, mode: int) -> None:

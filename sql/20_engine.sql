@@ -42,6 +42,7 @@ language sql immutable begin atomic
     ('TE203', 'outside the calendar''s loaded sessions', 'Load more: papertick calendar load, or rows of market_session.'),
     ('TE204', 'unknown run', 'Check user_id and run_id.'),
     ('TE301', 'not allowed', 'This takes the role that owns the tables, or an administrator''s key.'),
+    ('TE901', 'an invariant is broken', 'Nothing was written. The rows are not those of a run that papertick has made.'),
     ('28000', 'no such key', 'Show a key that create_key has returned, and that is neither revoked nor expired.'),
     ('40001', 'a run is changed under READ COMMITTED only', 'An older snapshot could miss an order; repeat the call under READ COMMITTED.'),
     ('23503', 'the run or user does not exist', 'Check the ids; create_user and start_run return new ones.'),

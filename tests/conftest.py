@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from capsules import other, other_dsn  # noqa: F401  # fixtures
 from door import NO_API, Door, serving
 from helpers import superuser_only
 from live import start  # noqa: F401  # a fixture
