@@ -124,7 +124,7 @@ class Session:
         """One transaction or one statement; again after a lost connection if the same call again is safe."""
 
         def once(conn: psycopg.Connection) -> T:
-            _prepare(conn)
+            prepare(conn)
             return work(conn)
 
         return self._database.run(once, attempts=5 if repeatable else 1)
@@ -174,7 +174,7 @@ def _statement(frame: LiteralString, name: str, arguments: dict[str, object]) ->
     return sql.SQL(frame).format(sql.Identifier(name), sql.SQL(", ").join(parts)), list(given.values())
 
 
-def _prepare(conn: psycopg.Connection) -> None:
+def prepare(conn: psycopg.Connection) -> None:
     """Set what the engine's promises and our output stand on. Raises if papertick is not installed here."""
     set_json_loads(partial(json.loads, parse_float=Decimal), conn)
     row = conn.execute(

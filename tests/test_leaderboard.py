@@ -14,8 +14,32 @@ from psycopg.rows import dict_row
 from test_roles import acting, api, key_of, login  # noqa: F401  # fixtures
 
 DAYS = [f"2024-{month:02d}-{day:02d} 12:00" for month in (1, 2, 3) for day in (1, 2, 5, 9, 16, 23)]
-METRICS = """funded cash market_value equity bought sold fees trades realized_pnl unrealized_pnl hit_rate exposure turnover xirr
-             xirr_invested twr cagr max_drawdown calmar best_period worst_period volatility sharpe sortino""".split()
+METRICS = [
+    "funded",
+    "cash",
+    "market_value",
+    "equity",
+    "bought",
+    "sold",
+    "fees",
+    "trades",
+    "realized_pnl",
+    "unrealized_pnl",
+    "hit_rate",
+    "exposure",
+    "turnover",
+    "xirr",
+    "xirr_invested",
+    "twr",
+    "cagr",
+    "max_drawdown",
+    "calmar",
+    "best_period",
+    "worst_period",
+    "volatility",
+    "sharpe",
+    "sortino",
+]
 LEAST_IS_BEST = {"fees", "turnover", "volatility"}
 
 
