@@ -17,6 +17,7 @@ from engine_py import (
     cli_order,
     cli_plan,
     cli_run,
+    cli_sweep,
     cli_tick,
     cli_worker,
 )
@@ -51,6 +52,8 @@ for _command in (
     cli_tick.replay,
     cli_tick.tick_all,
     cli_worker.worker,
+    cli_sweep.sweep,
+    cli_sweep.leaderboard,
     cli_tick.check,
     cli_tick.digest,
     cli_api.key,

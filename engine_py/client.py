@@ -255,6 +255,7 @@ class Papertick:
         feed: str | None = None,
         limit: int | None = 20,
         name_like: str | None = None,
+        user_like: str | None = None,
         **more: object,
     ) -> Rows[rows.LeaderboardRow]:
         """The best runs by one metric, with all their numbers; limit None: all of them."""

@@ -14,7 +14,7 @@ begin
 end $$;
 
 -- Who is best. Each run's one metric is judged; the other numbers are made only of the runs that are shown.
-create function engine.leaderboard(p_metric text, p_feed text, p_limit bigint, p_name_like text, p_user_ids bigint[])
+create function engine.leaderboard(p_metric text, p_feed text, p_limit bigint, p_name_like text, p_user_like text, p_user_ids bigint[])
 returns table (rank bigint, user_id bigint, user_name text, run_id bigint, name text, feed text, currency text, status text,
                last_logical_time timestamptz, metric text, value numeric, reason text,
                funded numeric, cash numeric, market_value numeric, equity numeric, bought numeric, sold numeric, fees numeric, trades numeric,
@@ -37,6 +37,7 @@ begin
       from strategy_run r
      where (p_user_ids is null or r.user_id = any (p_user_ids)) and (p_feed is null or r.feed = p_feed)
        and (p_name_like is null or r.name like p_name_like)
+       and (p_user_like is null or r.user_id in (select u.user_id from app_user u where u.name like p_user_like))
   ), ranked as materialized (
     select row_number() over (order by v_sign * (j.measure).value desc nulls last, j.user_id, j.run_id) as rank, j.*
       from judged j

@@ -17,7 +17,7 @@ declare
   c_users constant text[] := array['start_run', 'stop_run', 'fail_run', 'delete_run', 'fork_run', 'place_order', 'place_oco', 'replace_order', 'cancel_order', 'preview_order',
     'create_sip', 'change_sip', 'pause_sip', 'resume_sip', 'preview_sip', 'end_sip', 'create_rebalance', 'end_rebalance', 'set_risk_limit', 'forbid_symbol', 'tick', 'replay', 'replay_part',
     'match_orders', 'try_execute_sip', 'try_rebalance', 'log_mtm', 'record_equity', 'list_keys', 'revoke_key'];
-  c_api constant text[] := array['authenticate', 'claim_answer', 'keep_answer', 'create_user', 'create_key', 'map_login', 'unmap_login', 'tick_all', 'forget_answers'];
+  c_api constant text[] := array['authenticate', 'claim_answer', 'keep_answer', 'create_user', 'delete_user', 'create_key', 'map_login', 'unmap_login', 'tick_all', 'forget_answers'];
   v record;
   v_has_roles boolean;
 begin

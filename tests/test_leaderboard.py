@@ -159,6 +159,9 @@ def test_what_it_says_of_a_run(tx: Conn) -> None:
     assert board(tx, feed=runs[0].market.feed, name_like="nothing") == []
     assert len(board(tx, feed=runs[0].market.feed, name_like="sip _00")) == 4
     assert board(tx, feed=runs[0].market.feed, limit=0) == []
+    tx.execute("update app_user set name = 'somebody else' where user_id = %s", [runs[0].user_id])
+    assert [row["user_id"] for row in board(tx, feed=runs[0].market.feed, user_like="some%else")] == [runs[0].user_id]
+    assert board(tx, feed=runs[0].market.feed, user_like="some%else", name_like="stop%") == []
     other = play(Run(market(tx), 1000, name="elsewhere"))
     assert [row["name"] for row in board(tx, feed=other.market.feed)] == ["elsewhere"]
     assert len(board(tx, limit=None)) == len(runs) + 1
