@@ -23,6 +23,7 @@ from engine_py import (
     cli_report,
     cli_run,
     cli_stats,
+    cli_sweep,
     cli_tick,
     cli_worker,
 )
@@ -60,6 +61,8 @@ for _command in (
     cli_tick.replay,
     cli_tick.tick_all,
     cli_worker.worker,
+    cli_sweep.sweep,
+    cli_sweep.leaderboard,
     cli_tick.check,
     cli_tick.digest,
     cli_report.report,

@@ -45,7 +45,7 @@ def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         setattr(ctx.ensure_object(Options), param.name, value)
 
 
-def _shared_options() -> list[click.Parameter]:
+def shared_options() -> list[click.Parameter]:
     return [
         click.Option(
             ["--dsn"],
@@ -67,7 +67,7 @@ def _shared_options() -> list[click.Parameter]:
 class Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params += _shared_options()
+        self.params += shared_options()
 
 
 class Group(click.Group):
@@ -85,7 +85,7 @@ class Root(Group):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params += _shared_options()
+        self.params += shared_options()
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> NoReturn:
         given = list(sys.argv[1:] if args is None else args)
@@ -124,7 +124,7 @@ class Session:
         """One transaction or one statement; again after a lost connection if the same call again is safe."""
 
         def once(conn: psycopg.Connection) -> T:
-            _prepare(conn)
+            prepare(conn)
             return work(conn)
 
         return self._database.run(once, attempts=5 if repeatable else 1)
@@ -174,7 +174,7 @@ def _statement(frame: LiteralString, name: str, arguments: dict[str, object]) ->
     return sql.SQL(frame).format(sql.Identifier(name), sql.SQL(", ").join(parts)), list(given.values())
 
 
-def _prepare(conn: psycopg.Connection) -> None:
+def prepare(conn: psycopg.Connection) -> None:
     """Set what the engine's promises and our output stand on. Raises if papertick is not installed here."""
     set_json_loads(partial(json.loads, parse_float=Decimal), conn)
     row = conn.execute(

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, LiteralString, NamedTuple, Protocol, TypeVar
 
-from engine_py.cli_base import Session
+import psycopg
+
+from engine_py.cli_base import select
+
+T = TypeVar("T")
 
 _SLICES = 50
+
+
+class Session(Protocol):
+    """cli_base's, or the library's."""
+
+    def run(self, work: Callable[[psycopg.Connection[Any]], T], *, repeatable: bool = True) -> T: ...
+
+    def do(self, procedure: str, /, **arguments: object) -> None: ...
 
 
 class Slice(NamedTuple):
@@ -19,21 +31,19 @@ class Slice(NamedTuple):
 
 def plan(s: Session, user: int, run: int, first: str | None = None, last: str | None = None) -> list[Slice]:
     """The feed times from `first` (default: the run's next) to `last` (default: the feed's last)."""
-    rows = s.select(
-        """select min(t) as first, max(t) as last, count(*) as times
+    query: LiteralString = """select min(t) as first, max(t) as last, count(*) as times
              from (select t, ntile(%s) over (order by t) as slice
                      from (select distinct b.logical_time as t
-                             from strategy_run r
-                             left join engine_state s on s.user_id = r.user_id and s.run_id = r.run_id
-                             join price_bar b on b.feed = r.feed
+                             from public.strategy_run r
+                             left join public.engine_state s on s.user_id = r.user_id and s.run_id = r.run_id
+                             join public.price_bar b on b.feed = r.feed
                             where r.user_id = %s and r.run_id = %s
                               and case when %s::timestamptz is null
                                        then coalesce(b.logical_time > s.last_logical_time, true)
                                        else b.logical_time >= %s::timestamptz end
                               and coalesce(b.logical_time <= %s::timestamptz, true)) d) n
-            group by slice order by slice""",
-        *(_SLICES, user, run, first, first, last),
-    )
+            group by slice order by slice"""
+    rows = s.run(lambda conn: select(conn, query, *(_SLICES, user, run, first, first, last)))
     return [Slice(**row) for row in rows]
 
 

@@ -71,8 +71,17 @@ declare
 begin
   perform engine.require_run(p_user_id, p_run_id);
   select * into r from strategy_run x where x.user_id = p_user_id and x.run_id = p_run_id;
+  if r.mark_policy = 'EVERY_TICK' then
+    -- offset 0 hides the bounds from the planner: one plan is kept, where planning would take longer than reading
+    return query
+      select e.logical_time::timestamptz, e.cash::numeric, e.market_value::numeric, e.equity::numeric
+        from (select p_user_id as user_id, p_run_id as run_id, coalesce(p_from, '-infinity') as since, coalesce(p_to, 'infinity') as upto offset 0) a
+        join paper_equity_curve e on e.user_id = a.user_id and e.run_id = a.run_id and e.logical_time >= a.since and e.logical_time <= a.upto
+       order by e.logical_time;
+    return;
+  end if;
   select * into s from engine_state x where x.user_id = p_user_id and x.run_id = p_run_id;
-  if r.mark_policy <> 'EVERY_TICK' and s.last_logical_time is not null then
+  if s.last_logical_time is not null then
     v_times := array(
       select t.logical_time
         from (select b.logical_time from price_bar b

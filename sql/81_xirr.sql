@@ -127,19 +127,59 @@ begin
   end if;
 end $$;
 
+-- The one root of a bracket, to the last digit of a float, by inverse quadratic interpolation where three points admit it
+-- and by the middle where they do not (Chandrupatla, "A new hybrid quadratic/bisection algorithm", 1997): it is never
+-- slower than bisection by much, and mostly needs ten values instead of fifty. x1 is the latest point, the root lies
+-- between it and x2, and x3 was the end before.
+create function engine.root_within(p_years float8[], p_amounts float8[], p_bracket float8[]) returns float8
+language plpgsql immutable as $$
+declare
+  x1 float8 := p_bracket[1];
+  x2 float8 := p_bracket[2];
+  x3 float8;
+  f1 float8 := engine.net_present_value(p_years, p_amounts, x1);
+  f2 float8 := engine.net_present_value(p_years, p_amounts, x2);
+  f3 float8;
+  v_x float8;
+  v_value float8;
+  v_place float8 := 0.5::float8;
+  v_least float8;
+begin
+  for i in 1 .. 200 loop
+    v_x := x1 + v_place * (x2 - x1);
+    v_value := engine.net_present_value(p_years, p_amounts, v_x);
+    if sign(v_value) = sign(f1) then
+      x3 := x1;
+      f3 := f1;
+    else
+      x3 := x2;
+      f3 := f2;
+      x2 := x1;
+      f2 := f1;
+    end if;
+    x1 := v_x;
+    f1 := v_value;
+    v_least := 2e-16 * (1 + abs(x1)) / abs(x2 - x1);
+    exit when f1 = 0 or v_least > 0.5;
+    v_place := 0.5;
+    if ((f1 - f2) / (f3 - f2)) ^ 2 < (x1 - x2) / (x3 - x2) and (1 - (f1 - f2) / (f3 - f2)) ^ 2 < 1 - (x1 - x2) / (x3 - x2) then
+      v_place := f1 / (f2 - f1) * (f3 / (f2 - f3)) + (x3 - x1) / (x2 - x1) * (f1 / (f3 - f1)) * (f2 / (f3 - f2));
+    end if;
+    v_place := greatest(v_least, least(1 - v_least, v_place));
+  end loop;
+  return case when abs(f2) < abs(f1) then x2 else x1 end;
+end $$;
+
 -- XIRR: the yearly rate r that solves sum(amount_i / (1 + r)^(days_i / 365)) = 0, flows seen from the investor's
 -- pocket (money in negative), days counted exactly from the first flow; as Excel's XIRR, but for the exact days. Flows
--- of one instant are summed first. Bisection cannot diverge.
+-- of one instant are summed first.
 create function engine.xirr_measure(p_times timestamptz[], p_amounts numeric[]) returns engine.measure
 language plpgsql immutable as $$
 declare
   v_years float8[];
   v_amounts numeric[];
-  v_flows float8[];
   v_bracket float8[];
   v_reason text;
-  v_middle float8;
-  v_sign float8;
 begin
   select array_agg((extract(epoch from f.t - f.first) / (365 * 86400))::float8 order by f.t), array_agg(f.amount order by f.t)
     into v_years, v_amounts
@@ -152,17 +192,7 @@ begin
   if v_reason is not null then
     return engine.measured(null, v_reason);
   end if;
-  v_flows := v_amounts::float8[];
-  v_sign := sign(engine.net_present_value(v_years, v_flows, v_bracket[1]));
-  for i in 1 .. 70 loop
-    v_middle := (v_bracket[1] + v_bracket[2]) / 2;
-    if sign(engine.net_present_value(v_years, v_flows, v_middle)) = v_sign then
-      v_bracket[1] := v_middle;
-    else
-      v_bracket[2] := v_middle;
-    end if;
-  end loop;
-  return engine.measured(round((exp(v_middle) - 1)::numeric, 8), null);
+  return engine.measured(round((exp(engine.root_within(v_years, v_amounts::float8[], v_bracket)) - 1)::numeric, 8), null);
 end $$;
 
 create function engine.xirr(p_times timestamptz[], p_amounts numeric[]) returns numeric

@@ -78,6 +78,32 @@ begin
   return engine.take_out_flows(c);
 end $$;
 
+-- The same of the first mark and the last alone, for what asks no more of a curve.
+create function engine.read_ends(p_user_id bigint, p_run_id bigint) returns engine.curve
+language plpgsql stable as $$
+declare
+  c engine.curve;
+  v_first timestamptz;
+  v_last timestamptz;
+begin
+  select r.user_id, r.run_id, engine.minor_unit(r.currency), r.feed into c.user_id, c.run_id, c.scale, c.feed
+    from strategy_run r where r.user_id = p_user_id and r.run_id = p_run_id;
+  select min(e.logical_time), max(e.logical_time) into c.since, c.upto
+    from paper_equity_curve e where e.user_id = p_user_id and e.run_id = p_run_id;
+  select s.first_logical_time, s.last_logical_time into v_first, v_last
+    from engine_state s join strategy_run r on r.user_id = s.user_id and r.run_id = s.run_id
+   where s.user_id = p_user_id and s.run_id = p_run_id and r.mark_policy <> 'EVERY_TICK';
+  if v_last is not null then   -- what is not stored is computed, at every bar's time
+    select least(c.since, min(b.logical_time)), greatest(c.upto, max(b.logical_time)) into c.since, c.upto
+      from price_bar b where b.feed = c.feed and b.logical_time >= v_first and b.logical_time <= v_last;
+  end if;
+  if c.upto is not null then
+    c.times := array[c.since, c.upto];
+    select e.cash, e.market_value, e.equity into c.cash, c.market_value, c.equity from engine.equity_at(p_user_id, p_run_id, c.upto) e;
+  end if;
+  return c;
+end $$;
+
 -- Why a return has no meaning over the whole curve, null if it has one: capital that was nothing or less cannot grow,
 -- though the last mark may have come to nothing.
 create function engine.return_reason(c engine.curve) returns text

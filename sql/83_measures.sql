@@ -1,4 +1,4 @@
--- The numbers people ask for: of a run, and of each of its symbols.
+-- The numbers people ask for of a run.
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
@@ -98,44 +98,68 @@ return engine.measured(case when p_is_traced then p_wins / nullif(p_sales, 0) en
 -- Money-weighted returns, on what is flows and on what is left at the last mark: of the account, external flows against
 -- equity; of what was put to work, all other cash (trades, dividends, cash in lieu, costs of carry) against market value.
 -- The flows of a short sale are those of a loan: the rate that solves them is what it cost, and no return.
-create function engine.money_weighted_measures(c engine.curve, p_was_short boolean) returns table (metric text, measure engine.measure)
-language plpgsql stable as $$
-begin
-  if c.times is null then
-    return query values ('xirr', engine.measured(null, 'NO_MARK')), ('xirr_invested', engine.measured(null, 'NO_MARK'));
-    return;
-  end if;
-  return query
-  with flow as materialized (
-    select coalesce(l.logical_time, c.since)::timestamptz as at, l.amount::numeric, engine.is_external(l.cause) as is_external
-      from cash_ledger l
-     where l.user_id = c.user_id and l.run_id = c.run_id and coalesce(l.logical_time, c.since) <= c.upto
-  )
-  select 'xirr', (select engine.xirr_measure(array_agg(f.at) || c.upto, array_agg(-f.amount) || c.equity) from flow f where f.is_external)
-  union all
-  select 'xirr_invested', case when p_was_short then engine.measured(null, 'SHORT_POSITION') else (
-    select engine.xirr_measure(array_agg(f.at) || c.upto, array_agg(f.amount) || c.market_value) from flow f where not f.is_external) end;
-end $$;
-
--- Every metric of a run, each a value or the reason why it has none.
-create function engine.performance_measures(p_user_id bigint, p_run_id bigint) returns table (metric text, measure engine.measure)
+create function engine.money_weighted_measures(c engine.curve, p_was_short boolean, p_metric text) returns table (metric text, measure engine.measure)
 language plpgsql stable as $$
 declare
-  c engine.curve := engine.read_curve(p_user_id, p_run_id);
-  b record;
-  v_twr engine.measure := engine.time_weighted_measure(c);
-  v_cagr engine.measure := engine.annual_measure(v_twr, c.upto - c.since);
-  v_fall engine.measure := engine.max_drawdown_measure(c);
+  v_metric text;
+  v_measure engine.measure;
+  v_times timestamptz[];
+  v_amounts numeric[];
+begin
+  foreach v_metric in array case when p_metric is null then array['xirr', 'xirr_invested'] else array[p_metric] end loop
+    if c.times is null or v_metric = 'xirr_invested' and p_was_short then
+      v_measure := engine.measured(null, case when c.times is null then 'NO_MARK' else 'SHORT_POSITION' end);
+    else
+      select array_agg(f.at), array_agg(case v_metric when 'xirr' then -f.amount else f.amount end) into v_times, v_amounts
+        from (select coalesce(l.logical_time, c.since)::timestamptz as at, l.amount::numeric
+                from cash_ledger l
+               where l.user_id = c.user_id and l.run_id = c.run_id and coalesce(l.logical_time, c.since) <= c.upto
+                 and engine.is_external(l.cause) = (v_metric = 'xirr')) f;
+      v_measure := engine.xirr_measure(v_times || c.upto, v_amounts || case v_metric when 'xirr' then c.equity else c.market_value end);
+    end if;
+    return query select v_metric, v_measure;
+  end loop;
+end $$;
+
+-- What can be asked for. of_marks: it takes the whole curve, not its ends alone; of_trades: it takes every trade.
+-- is_least_best: the smaller the better. All columns but the first are about cost and rank, none about the value.
+create function engine.metrics() returns table (metric text, of_marks boolean, of_trades boolean, is_least_best boolean)
+language sql immutable
+begin atomic
+  select m.metric, m.needs in ('MARKS', 'BOTH'), m.needs in ('TRADES', 'BOTH'), m.metric in ('fees', 'turnover', 'volatility')
+    from (values
+      ('funded', 'ENDS'), ('cash', 'ENDS'), ('market_value', 'ENDS'), ('equity', 'ENDS'), ('bought', 'TRADES'), ('sold', 'TRADES'),
+      ('fees', 'TRADES'), ('trades', 'TRADES'), ('realized_pnl', 'TRADES'), ('unrealized_pnl', 'TRADES'), ('hit_rate', 'TRADES'),
+      ('exposure', 'MARKS'), ('turnover', 'BOTH'), ('xirr', 'ENDS'), ('xirr_invested', 'ENDS'), ('twr', 'MARKS'), ('cagr', 'MARKS'),
+      ('max_drawdown', 'MARKS'), ('calmar', 'MARKS'), ('best_period', 'MARKS'), ('worst_period', 'MARKS'), ('volatility', 'MARKS'),
+      ('sharpe', 'MARKS'), ('sortino', 'MARKS')) m (metric, needs);
+end;
+
+-- Sums over all symbols of a run. reason: why there is no profit; is_ahead: traded after the last mark.
+create type engine.total as (
+  bought numeric, sold numeric, fees numeric, trades numeric, sales numeric, wins numeric, is_traced boolean,
+  realized_pnl numeric, cost_basis numeric, reason text, is_ahead boolean, was_short boolean
+);
+
+create function engine.total_of(c engine.curve) returns engine.total
+language sql stable
+begin atomic
+  select coalesce(sum(k.bought), 0), coalesce(sum(k.sold), 0), coalesce(sum(k.fees), 0), coalesce(sum(k.trades), 0),
+         coalesce(sum(k.sales), 0), coalesce(sum(k.wins), 0), bool_and(k.is_traced) filter (where k.sales > 0),
+         coalesce(sum(k.realized_pnl), 0), coalesce(sum(k.cost_basis), 0), case when bool_or(k.quantity is null) then 'NO_POSITION' end,
+         coalesce(max(k.last_time) > (c).upto, false), coalesce(bool_or(k.was_short), false)
+    from engine.books((c).user_id, (c).run_id, (c).scale) k;
+end;
+
+-- What the ends of the curve and the sums over the trades say by themselves.
+create function engine.account_measures(c engine.curve, b engine.total) returns table (metric text, measure engine.measure)
+language plpgsql stable as $$
+declare
   v_reason text := case when c.times is null then 'NO_MARK' end;
 begin
-  select coalesce(sum(k.bought), 0) as bought, coalesce(sum(k.sold), 0) as sold, coalesce(sum(k.fees), 0) as fees, coalesce(sum(k.trades), 0) as trades,
-         coalesce(sum(k.sales), 0) as sales, coalesce(sum(k.wins), 0) as wins, bool_and(k.is_traced) filter (where k.sales > 0) as is_traced,
-         coalesce(sum(k.realized_pnl), 0) as realized_pnl, coalesce(sum(k.cost_basis), 0) as cost_basis,
-         case when bool_or(k.quantity is null) then 'NO_POSITION' end as reason, coalesce(max(k.last_time) > c.upto, false) as is_ahead, coalesce(bool_or(k.was_short), false) as was_short
-    into b from engine.books(p_user_id, p_run_id, c.scale) k;
   return query values
     ('funded', engine.measured((select sum(l.amount) from cash_ledger l
-                                 where l.user_id = p_user_id and l.run_id = p_run_id and engine.is_external(l.cause)), 'NO_FLOW')),
+                                 where l.user_id = c.user_id and l.run_id = c.run_id and engine.is_external(l.cause)), 'NO_FLOW')),
     ('cash', engine.measured(c.cash, v_reason)),
     ('market_value', engine.measured(c.market_value, v_reason)),
     ('equity', engine.measured(c.equity, v_reason)),
@@ -147,10 +171,48 @@ begin
     ('unrealized_pnl', engine.measured(case when b.reason is null and not b.is_ahead then c.market_value - b.cost_basis end,
                                        coalesce(v_reason, b.reason, 'TRADED_SINCE_MARK'))),
     ('hit_rate', engine.hit_measure(b.sales, b.wins, b.is_traced));
-  return query select * from engine.exposure_measures(c, b.bought, b.sold);
-  return query select * from engine.money_weighted_measures(c, b.was_short);
-  return query values ('twr', v_twr), ('cagr', v_cagr), ('max_drawdown', v_fall), ('calmar', engine.calmar_measure(v_cagr, v_fall));
-  return query select * from engine.period_measures(c);
+end $$;
+
+-- Every metric of a run, each a value or the reason why it has none; p_metric: that one, and nothing is read for others.
+create function engine.performance_measures(p_user_id bigint, p_run_id bigint, p_metric text default null)
+returns table (metric text, measure engine.measure)
+language plpgsql stable as $$
+declare
+  v_needs record;
+  c engine.curve;
+  b engine.total;
+  v_twr engine.measure;
+  v_cagr engine.measure;
+  v_fall engine.measure;
+begin
+  select bool_or(m.of_marks) as marks, bool_or(m.of_trades) as trades into v_needs
+    from engine.metrics() m where m.metric = coalesce(p_metric, m.metric);
+  c := case when v_needs.marks then engine.read_curve(p_user_id, p_run_id) else engine.read_ends(p_user_id, p_run_id) end;
+  if v_needs.trades or p_metric = 'xirr_invested'
+                       and exists (select from strategy_run r where r.user_id = p_user_id and r.run_id = p_run_id and r.initial_margin is not null) then
+    b := engine.total_of(c);
+  end if;
+  if p_metric is null or not v_needs.marks and p_metric not like 'xirr%' then
+    return query select m.* from engine.account_measures(c, b) m where m.metric = coalesce(p_metric, m.metric);
+  end if;
+  if p_metric is null or p_metric in ('exposure', 'turnover') then
+    return query select m.* from engine.exposure_measures(c, b.bought, b.sold) m where m.metric = coalesce(p_metric, m.metric);
+  end if;
+  if p_metric is null or p_metric like 'xirr%' then
+    return query select m.* from engine.money_weighted_measures(c, coalesce(b.was_short, false), p_metric) m;
+  end if;
+  if p_metric is null or p_metric in ('twr', 'cagr', 'max_drawdown', 'calmar') then
+    v_twr := engine.time_weighted_measure(c);
+    v_cagr := engine.annual_measure(v_twr, c.upto - c.since);
+    v_fall := case when p_metric in ('twr', 'cagr') then null else engine.max_drawdown_measure(c) end;
+    return query
+      select m.metric, m.measure
+        from (values ('twr', v_twr), ('cagr', v_cagr), ('max_drawdown', v_fall), ('calmar', engine.calmar_measure(v_cagr, v_fall))) m (metric, measure)
+       where m.metric = coalesce(p_metric, m.metric);
+  end if;
+  if p_metric is null or p_metric in ('best_period', 'worst_period', 'volatility', 'sharpe', 'sortino') then
+    return query select m.* from engine.period_measures(c) m where m.metric = coalesce(p_metric, m.metric);
+  end if;
 end $$;
 
 create function engine.performance(p_user_id bigint, p_run_id bigint) returns table (metric text, value numeric)
@@ -164,37 +226,3 @@ language sql stable
 begin atomic
   select m.metric, (m.measure).reason from engine.performance_measures(p_user_id, p_run_id) m where (m.measure).value is null;
 end;
-
--- The same of each symbol, as far as the run has got: units and cost as they stand, worth the last close at or before the
--- last mark or trade. Bars are read as they are now. Dividends are cash of the run, and no entry says of which symbol.
-create function engine.symbol_measures(p_user_id bigint, p_run_id bigint) returns table (symbol text, metric text, value numeric)
-language plpgsql stable as $$
-declare
-  c engine.curve := engine.read_curve(p_user_id, p_run_id);
-  v_books engine.book[] := array(select b from engine.books(p_user_id, p_run_id, c.scale) b);
-  v_upto timestamptz := greatest(c.upto, (select max(b.last_time) from unnest(v_books) b));
-begin
-  return query
-  select b.symbol, m.metric, trim_scale(round(m.value, 8))
-    from unnest(v_books) with ordinality b
-   cross join lateral (
-     select case when b.quantity = 0 then 0
-                 else engine.value(b.quantity, (select p.close from price_bar p
-                                                 where p.feed = c.feed and p.symbol = b.symbol and p.logical_time <= v_upto
-                                                 order by p.logical_time desc limit 1), c.scale) end as market_value) v
-   cross join lateral (values
-     (1, 'quantity', b.quantity),
-     (2, 'cost_basis', b.cost_basis),
-     (3, 'market_value', v.market_value),
-     (4, 'realized_pnl', b.realized_pnl),
-     (5, 'unrealized_pnl', v.market_value - b.cost_basis),
-     (6, 'bought', b.bought),
-     (7, 'sold', b.sold),
-     (8, 'fees', b.fees),
-     (9, 'trades', b.trades::numeric),
-     (10, 'hit_rate', (engine.hit_measure(b.sales, b.wins, b.is_traced)).value),
-     (11, 'xirr', case when v.market_value is not null and array_position(b.amounts, null) is null and not b.was_short
-                       then engine.xirr(b.times || v_upto, b.amounts || v.market_value) end)
-   ) m (ordinal, metric, value)
-   order by b.ordinality, m.ordinal;
-end $$;

@@ -20,6 +20,16 @@ begin
 end $$;
 comment on function create_user is 'create_user(name) → user_id. A new user; names need not be unique. Takes an administrator: TE301.';
 
+create or replace function delete_user(p_user_id bigint) returns boolean
+language plpgsql security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off as $$
+begin
+  perform from public.strategy_run where false;
+  perform engine.require_admin('delete_user');
+  delete from app_user u where u.user_id = p_user_id;
+  return found;
+end $$;
+comment on function delete_user is 'delete_user(user) → whether there was one: the user, with its keys and logins. 23503 while it has runs, whatever their status: delete_run them first. For an administrator.';
+
 create or replace function start_run(
   p_user_id bigint, p_initial_cash numeric, p_feed text default 'default', p_name text default null,
   p_participation numeric default null, p_slippage_bps numeric default 0, p_fee_schedule text default null,

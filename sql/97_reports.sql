@@ -172,3 +172,18 @@ begin
   return query select * from engine.rebalance_schedule(p_user_id, p_run_id);
 end $$;
 comment on function rebalance_schedule is 'rebalance_schedule(user, run) → (plan_id, slot, due_date, state) of each plan''s next slot; state is SCHEDULED, CALENDAR_ENDS, OVER or RUN_ENDED, as in sip_schedule. TE204.';
+
+create or replace function leaderboard(p_metric text default 'xirr', p_feed text default null, p_limit int default 20, p_name_like text default null, p_user_like text default null)
+returns table (
+  rank bigint, user_id bigint, user_name text, run_id bigint, name text, feed text, currency text, status text, last_logical_time timestamptz,
+  metric text, value numeric, reason text, funded numeric, cash numeric, market_value numeric, equity numeric, bought numeric, sold numeric,
+  fees numeric, trades numeric, realized_pnl numeric, unrealized_pnl numeric, hit_rate numeric, exposure numeric, turnover numeric,
+  xirr numeric, xirr_invested numeric, twr numeric, cagr numeric, max_drawdown numeric, calmar numeric, best_period numeric,
+  worst_period numeric, volatility numeric, sharpe numeric, sortino numeric, reasons jsonb
+)
+language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  return query select * from engine.leaderboard(p_metric, p_feed, p_limit, p_name_like, p_user_like, case when not engine.reads_all() then engine.own_user_ids() end);
+end $$;
+comment on function leaderboard is 'leaderboard(metric, feed, limit, name_like, user_like) → the best runs among all that the caller may read, by one metric of performance: the greatest first, of fees, turnover and volatility the least; null last, equals by user_id and run_id. value and reason are that metric''s; the columns after them are all of performance, digit for digit, and reasons says why some are null. feed, name_like, user_like (patterns of LIKE for the names of run and user) null: any; limit null: all. Only the metric is computed for runs that are not shown. TE101 for an unknown metric, TE201.';
