@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import psycopg
 from starlette.requests import ClientDisconnect, Request
