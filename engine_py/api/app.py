@@ -24,7 +24,7 @@ from engine_py.api.problem import Problem, from_error
 from engine_py.api.replays import Replays
 from engine_py.api.routing import ROUTES, Router, path_of, query_of, require_media
 from engine_py.api.streams import Streams
-from engine_py.api.table import Answer, Call, Identity, Plan, Results, Route
+from engine_py.api.table import Answer, Call, Identity, Plan, Results, Route, Statement
 from engine_py.api.uploads import Uploads
 from engine_py.report import gather, page
 
@@ -180,7 +180,7 @@ class Api:
         else:
             parts = (request.method, request.url.path, request.url.query)
             mark = idempotency.fingerprint_of(*parts, body)
-            sent, answer = await self._once(route, key, plan, idem, mark)
+            sent, answer = await self._once(route, key, call.who.user_id, plan, idem, mark)
             if sent:
                 return sent
         if answer.then:
@@ -191,20 +191,22 @@ class Api:
             return await asyncio.to_thread(_page, answer.document)
         return _sent(route, answer)
 
-    async def _once(self, route: Route, key: str, plan: Plan, idem: str, mark: bytes) -> tuple[Sent | None, Answer]:
+    async def _once(
+        self, route: Route, key: str, user_id: int, plan: Plan, idem: str, mark: bytes
+    ) -> tuple[Sent | None, Answer]:
         """The effect and its answer in one transaction. A Sent: it was done before, or the engine has refused."""
 
-        async def work(tx: Transaction) -> tuple[Sent | None, Answer]:
-            user_id = tx.who.user_id
-            kept = idempotency.claimed((await tx.execute(idempotency.claim(user_id, idem, mark)))[0])
+        async def work(tx: Transaction, first: Results) -> tuple[tuple[Sent | None, Answer], list[Statement]]:
+            kept = idempotency.claimed(first[0][0])
             if kept:
-                return kept, Answer()
+                return (kept, Answer()), []
             refusal, answer = await _try(tx, plan)
             sent = Sent(refusal.status, problem.MEDIA_TYPE, refusal.body()) if refusal else _sent(route, answer)
-            await tx.execute(idempotency.keep(user_id, idem, mark, sent))
-            return (sent if refusal else None), answer
+            undo = [idempotency.UNDO] if refusal else []
+            return (sent if refusal else None, answer), [*undo, idempotency.keep(user_id, idem, mark, sent)]
 
-        return await self._database.transact(key, work, seconds=route.seconds)
+        first = [idempotency.claim(user_id, idem, mark), idempotency.SAVEPOINT]
+        return await self._database.transact(key, first, work, seconds=route.seconds)
 
     def _plan(self, route: Route, key: str, call: Call) -> Plan:
         if route.plan:
@@ -236,7 +238,6 @@ class Api:
 
 async def _try(tx: Transaction, plan: Plan) -> tuple[Problem | None, Answer]:
     """What the engine refuses is undone and is an answer; what may go better the next time is none."""
-    await tx.execute(idempotency.SAVEPOINT)
     try:
         results: Results = await tx.run(plan.statements)
         return None, plan.finish(results)
@@ -244,7 +245,6 @@ async def _try(tx: Transaction, plan: Plan) -> tuple[Problem | None, Answer]:
         refusal = from_error(exc)
         if refusal.status >= 500 or refusal.status == 401:
             raise
-        await tx.execute(idempotency.UNDO)
         return refusal, Answer()
 
 

@@ -99,10 +99,10 @@ class Database:
         if known:
             return known
 
-        async def ask(tx: Transaction) -> Identity:
-            return tx.who
+        async def ask(tx: Transaction, _: Results) -> tuple[Identity, list[Statement]]:
+            return tx.who, []
 
-        return await self.transact(key, ask)
+        return await self.transact(key, [], ask)
 
     def _remember(self, key: str, who: Identity | None) -> None:
         digest = hashlib.sha256(key.encode()).digest()
@@ -130,22 +130,33 @@ class Database:
         return await self._again(key, once, repeatable=repeatable)
 
     async def transact(
-        self, key: str, work: Callable[[Transaction], Awaitable[T]], *, repeatable: bool = True, seconds: int = 0
+        self,
+        key: str,
+        first: list[Statement],
+        work: Callable[[Transaction, Results], Awaitable[tuple[T, list[Statement]]]],
+        *,
+        seconds: int = 0,
     ) -> T:
-        """`work` in one transaction of the key's user. It is called again when the transaction was lost."""
+        """One transaction of the key's user: `first`, `work` with its rows, the statements that this returns with its
+        result; a round trip each. It is done again when the transaction was lost.
+        """
 
         async def once(conn: Connection, _: _Attempt) -> T:
             async with conn.pipeline():
                 cursor = await _begin(conn, key, seconds)
-                row = await cursor.fetchone()
+                cursors = [await conn.execute(s.text.encode(), s.values or None) for s in first]
+            row = await cursor.fetchone()
             assert row
             who = Identity(*row)
             self._remember(key, who)
-            done = await work(Transaction(conn, who))
-            await conn.execute("commit")
+            done, last = await work(Transaction(conn, who), [_rows(c, await _fetch(c)) for c in cursors])
+            async with conn.pipeline():
+                for s in last:
+                    await conn.execute(s.text.encode(), s.values or None)
+                await conn.execute("commit")
             return done
 
-        return await self._again(key, once, repeatable=repeatable)
+        return await self._again(key, once, repeatable=True)
 
     async def _again(self, key: str, once: Callable[[Connection, _Attempt], Awaitable[T]], *, repeatable: bool) -> T:
         """At most ATTEMPTS times, after errors.RETRYABLE alone; else only if certainly nothing was done."""
@@ -184,10 +195,6 @@ class Transaction:
 
     def __init__(self, conn: Connection, who: Identity) -> None:
         self.conn, self.who = conn, who
-
-    async def execute(self, statement: Statement) -> list[Row]:
-        cursor = await self.conn.execute(statement.text.encode(), statement.values or None)
-        return _rows(cursor, await _fetch(cursor))
 
     async def run(self, statements: list[Statement]) -> Results:
         async with self.conn.pipeline():
