@@ -154,7 +154,7 @@ def calendar_load(source: str, calendar: str | None, time_zone: str | None, skip
 
     Columns of a file: session_date, open_at, close_at; the latter two as 09:15 on the market's clock (24:00 is the
     end of the day), or with date and offset. XNYS, XBOM, XNSE and 24/7 come along; a newer release may know more of
-    their sessions. What is stored is never changed.
+    their sessions, and what differs from it is named. What is stored is never changed.
     """
     if calendar is None and source not in sessions.SHIPPED:
         hint = f"These come along: {', '.join(sorted(sessions.SHIPPED))}."
@@ -168,12 +168,12 @@ def calendar_load(source: str, calendar: str | None, time_zone: str | None, skip
         return feeds.load_sessions(conn, source, calendar=calendar, time_zone=time_zone, skip_bad=skip_bad)
 
     with session() as s:
+        found = s.run(lambda conn: sessions.differences(conn, source)) if calendar is None else {}
         report = s.run(load, repeatable=source != "-")
-        gone = s.run(lambda conn: sessions.withdrawn(conn, source)) if calendar is None else []
-    _report(report)
-    if gone:
-        days = ", ".join(map(text, gone))
-        click.echo(f"stored, but not (or no longer) in the {source} that comes along: {days}", err=True)
+    _report(report, listed=calendar is not None)
+    for what, days in found.items():
+        done = "; added now" if what == "not stored" else "; left as it is"
+        click.echo(f"{what}: {', '.join(map(text, days))}{done}", err=True)
 
 
 @click.group(cls=Group)

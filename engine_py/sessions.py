@@ -168,14 +168,31 @@ def provide(conn: Connection[Any], calendar: str) -> None:
 
 
 @mapped()
-def withdrawn(conn: Connection[Any], calendar: str) -> list[date]:
-    """Stored sessions of a calendar that comes along which, within its dates, it does not have (any more)."""
+def differences(conn: Connection[Any], calendar: str) -> dict[str, list[date]]:
+    """How a calendar that comes along differs from what is stored of it, in the time that both know.
+
+    By date: `not stored`, `stored with other hours`, `stored, but not (or no longer) a session`.
+    """
     with _shipped_file(calendar) as packed, open_text(packed) as text:
-        days = [line[:10] for line in text][1:]
+        days, opens, closes = zip(*(line.rstrip("\n").split(",") for line in list(text)[1:]), strict=True)
     rows = conn.execute(
-        """select session_date from public.market_session
-            where calendar = %s and session_date between %s::date and %s::date and session_date <> all (%s::date[])
-            order by session_date""",
-        [calendar, days[0], days[-1], days],
+        """with shipped as (
+             select day, (day + open_at::time) at time zone %(zone)s as open_at,
+                    (day + close_at::time) at time zone %(zone)s as close_at
+               from unnest(%(days)s::date[], %(opens)s::text[], %(closes)s::text[]) s (day, open_at, close_at)),
+           stored as (
+             select session_date as day, open_at, close_at from public.market_session where calendar = %(name)s)
+           select day, case when b.open_at is null then 'not stored'
+                            when a.open_at is null then 'stored, but not (or no longer) a session'
+                            else 'stored with other hours' end
+             from shipped a full join stored b using (day)
+            where (a.open_at, a.close_at) is distinct from (b.open_at, b.close_at) and exists (select from stored)
+              and day between greatest((select min(day) from shipped), (select min(day) from stored))
+                          and least((select max(day) from shipped), (select max(day) from stored))
+            order by day""",
+        {"zone": SHIPPED[calendar], "days": list(days), "opens": list(opens), "closes": list(closes), "name": calendar},
     ).fetchall()
-    return [row[0] for row in rows]
+    found: dict[str, list[date]] = {}
+    for day, what in rows:
+        found.setdefault(what, []).append(day)
+    return found
