@@ -6,8 +6,9 @@ from typing import Any
 
 from psycopg import Connection, sql
 
-from engine_py.csvfile import DATE, NUMBER, SYMBOL, Bad, Column, Source, Table, check_time, open_text
+from engine_py.csvfile import DATE, NUMBER, SYMBOL, Bad, Column, Table, check_time
 from engine_py.errors import mapped
+from engine_py.inputs import Source, open_text
 from engine_py.staging import LoadReport, Stage, refused
 
 _ACTION = (

@@ -1,30 +1,26 @@
-"""Market data in: bars from CSV files of any size, in constant memory, all or nothing."""
+"""Market data in: bars from files of any size, in constant memory, all or nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from importlib import resources
 from typing import Any, LiteralString
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from psycopg import Connection, sql
 
 from engine_py.actions import load_actions
-from engine_py.csvfile import (
-    DATE,
-    INSTANT,
-    NUMBER,
-    SYMBOL,
-    Bad,
-    Column,
-    Source,
-    Table,
-    check_symbol,
-    check_time,
-    open_text,
-)
-from engine_py.errors import InvalidError, NotFoundError, mapped
+from engine_py.adjustment import contradictions
+from engine_py.bars import ADJUSTED_CLOSE, ADJUSTED_RULES, BAR_RULES, OUTSIDE, PRICES, SAME_BAR, NoSession
+from engine_py.csvfile import Bad, check_symbol, check_time
+from engine_py.dialects import Rows, detect
+from engine_py.dialects.base import RAW, UNKNOWN, Dialect, Options, Reader
+from engine_py.dialects.base import Source as rows_source
+from engine_py.dialects.times import Clock
+from engine_py.errors import InvalidError, NotFoundError, UsageError, mapped
+from engine_py.inputs import PARQUET, Opened, Source, opened
 from engine_py.sessions import load_sessions, load_xnys
 from engine_py.staging import FeedError, LoadReport, Progress, Stage, refused
 
@@ -37,6 +33,8 @@ __all__ = [
     "load_actions",
     "load_bundled",
     "load_csv",
+    "load_files",
+    "load_rows",
     "load_sessions",
 ]
 
@@ -53,45 +51,6 @@ class FeedInfo:
     bars: int
     first: datetime | None
     last: datetime | None
-
-
-BAR = (
-    Column("symbol", ("symbol",), SYMBOL, "a symbol", hint="If all of it is one symbol: --symbol NAME."),
-    Column(
-        "logical_time",
-        ("logical_time", "timestamp", "datetime", "time", "date"),
-        f"{INSTANT}|{DATE}",
-        "a date like 2024-01-31, or a time with its offset like 2024-01-31T16:00:00-05:00",
-        "22007",
-    ),
-    *(Column(name, (name,), NUMBER, "a finite decimal number") for name in ("open", "high", "low", "close")),
-    Column("volume", ("volume",), f"(?:{NUMBER})?", "empty or a finite decimal number", optional=True),
-)
-# Line numbers for what the constraints of price_bar would refuse, judged as price_bar stores it: rounded to 8 decimals.
-BAR_RULES = (
-    (
-        "logical_time >= '1900-01-01 00:00+00' and logical_time < '2300-01-01 00:00+00'",
-        "22008",
-        "the time is not within 1900 to 2299",
-    ),
-    ("round(least(open, high, low, close), 8) > 0", "23514", "a price is not above 0"),
-    ("round(greatest(open, high, low, close), 8) < 1e12", "22003", "a price is not below 1e12"),
-    (
-        "round(low, 8) <= round(least(open, close), 8) and round(greatest(open, close), 8) <= round(high, 8)",
-        "23514",
-        "low <= open, close <= high does not hold",
-    ),
-    ("volume is null or volume >= 0", "23514", "volume is below 0"),
-    ("volume is null or round(volume, 4) < 1e20", "22003", "volume is not below 1e20"),
-)
-SAME_BAR = """(b.open, b.high, b.low, b.close)
-                = (s.open::numeric(20,8), s.high::numeric(20,8), s.low::numeric(20,8), s.close::numeric(20,8))
-                and b.volume is not distinct from s.volume::numeric(24,4)"""
-
-# Whether the time of t lies outside of every session of a calendar that has them as rows.
-OUTSIDE: LiteralString = """(select m.open_at < t.logical_time from public.market_session m
-                              where m.calendar = %(calendar)s and m.close_at >= t.logical_time
-                              order by m.close_at limit 1) is not true"""
 
 
 @mapped()
@@ -111,34 +70,135 @@ def load_csv(
     prices are adjusted for splits and dividends, so that none are applied; by default they are not).
 
     Columns, by name in any case and order: symbol (or the `symbol` given), one of logical_time, timestamp, datetime,
-    time, date, and open, high, low, close; volume may be missing or empty; others are ignored. A time is an RFC 3339
-    instant with its offset, the close of the bar; a bare date stands for the close of that date's session.
-    Bars equal to stored ones are counted as unchanged; stored bars are never changed.
+    time, date, and open, high, low, close; volume may be missing or empty; others are ignored, but that `adjusted`
+    takes the prices to the level of an adj_close. A time is an RFC 3339 instant with its offset, the close of the bar;
+    a bare date stands for the close of that date's session.
+    Bars equal to stored ones, or to earlier ones of the file, are counted as unchanged; stored bars are never changed.
     A bad line refuses the whole file (FeedError), or with `skip_bad` just itself. One transaction; safe to repeat.
     """
-    report = LoadReport(f"feed {feed}", dry_run)
-    with open_text(source) as text, conn.transaction(force_rollback=dry_run):
-        calendar = open_feed(conn, feed, calendar, adjusted)
-        closes = closes_of(conn, calendar)
+    options = Options(format="generic", symbol=symbol, adjusted=adjusted)
+    return load_files(
+        conn,
+        [source],
+        feed=feed,
+        calendar=calendar,
+        options=options,
+        skip_bad=skip_bad,
+        dry_run=dry_run,
+        progress=progress,
+    )
+
+
+@mapped()
+def load_files(
+    conn: Connection[Any],
+    sources: Sequence[Source],
+    *,
+    feed: str,
+    calendar: str | None = None,
+    options: Options,
+    skip_bad: bool = False,
+    dry_run: bool = False,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> LoadReport:
+    """As load_csv, for files of any dialect, gzip and zip archives included: all of them or nothing.
+
+    `strict`: what would be a warning refuses. `dry_run` does the same and takes it back.
+    """
+    report = LoadReport(f"feed {feed}", dry_run, files=0)
+    with conn.transaction(force_rollback=dry_run):
+        load = _Load(conn, report, feed, calendar, options)
+        formats = []
+        for source in sources:
+            with opened(source) as files:
+                for file in files:
+                    formats.append(load.add(file, progress))
+        report.format = ", ".join(dict.fromkeys(formats))
+        load.finish(skip_bad=skip_bad, strict=strict)
+    return report
+
+
+def load_rows(
+    conn: Connection[Any],
+    open_rows: Callable[[Clock], Reader],
+    report: LoadReport,
+    *,
+    feed: str,
+    calendar: str | None,
+    options: Options,
+    skip_bad: bool,
+) -> LoadReport:
+    """As load_files, for rows that come from no file."""
+    with conn.transaction(force_rollback=report.dry_run):
+        load = _Load(conn, report, feed, calendar, options)
         try:
-            if symbol is not None:
-                check_symbol(symbol)
-            table = Table(text, BAR if symbol is None else BAR[1:], {"logical_time": closes})
-            if symbol is not None and "symbol" in table.names:
-                raise Bad("42701", "the file has a symbol column, and a symbol was given as well")
+            rows = open_rows(load.clock())
+            load.fill(rows, None, "")
         except Bad as bad:
             raise refused(report, bad) from None
-        stage = Stage(
+        load.finish(skip_bad=skip_bad, strict=False)
+    return report
+
+
+class _Load:
+    """Bars on their way into a feed, in the transaction of the caller."""
+
+    def __init__(
+        self, conn: Connection[Any], report: LoadReport, feed: str, calendar: str | None, options: Options
+    ) -> None:
+        self._conn, self._report, self._feed, self._options = conn, report, feed, options
+        try:
+            if options.symbol is not None:
+                check_symbol(options.symbol)
+        except Bad as bad:
+            raise refused(report, bad) from None
+        self._calendar = open_feed(conn, feed, calendar, options.adjusted)
+        self._closes = closes_of(conn, self._calendar)
+        self._zone = _zone(options.time_zone)
+        self._stage = Stage(
             conn,
             sql.SQL(
                 "symbol text default {}, logical_time timestamptz,"
-                " open numeric, high numeric, low numeric, close numeric, volume numeric"
-            ).format(sql.Literal(symbol)),
+                " open numeric, high numeric, low numeric, close numeric, volume numeric, adj_close numeric"
+            ).format(sql.Literal(options.symbol)),
             report,
         )
-        stage.fill(table, progress)
-        stage.judge(BAR_RULES)
-        stage.refuse_repeats("symbol, logical_time")
+        self._has_adjusted = False
+
+    def clock(self) -> Clock:
+        return Clock(self._closes, self._calendar == "ALWAYS", None, self._zone, self._options.interval)
+
+    def add(self, file: Opened, progress: Progress | None) -> str:
+        """The rows of a file. Returns the name of its dialect."""
+        is_parquet = file.start == PARQUET
+        source = rows_source(file.name, file.stem, file.text, binary=file.binary, is_parquet=is_parquet)
+        self._report.files += 1
+        line = 1
+        try:
+            if file.start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                raise Bad("22021", "it is UTF-16", "Convert it: iconv -f UTF-16 -t UTF-8 FILE | papertick feed load -")
+            dialect = detect(source, self._options)
+            _require_prices(self._conn, self._feed, dialect, self._options)
+            rows = dialect.open(source, self._options, self.clock())
+            self.fill(rows, progress, file.name)
+        except Bad as bad:
+            raise refused(self._report, bad, line, file.name if self._report.files > 1 else "") from None
+        return dialect.name
+
+    def fill(self, rows: Rows, progress: Progress | None, name: str) -> None:
+        self._report.mapping = self._report.mapping or rows.mapping
+        self._has_adjusted |= any(column is ADJUSTED_CLOSE for column in rows.columns)
+        self._stage.fill(rows, progress, name, more=True)
+
+    def finish(self, *, skip_bad: bool, strict: bool) -> None:
+        """Judge what has come, and store it."""
+        conn, report, stage = self._conn, self._report, self._stage
+        stage.filled()
+        stage.judge(BAR_RULES, _SAID)
+        if self._has_adjusted:
+            self._adjust()
+        stage.refuse_repeats("symbol, logical_time", " with other values", SAME_BAR)
         stage.summarize(
             """with s as materialized (
                  select symbol, min(logical_time) as first, max(logical_time) as last
@@ -148,16 +208,59 @@ def load_csv(
                      on conflict do nothing)
                select count(*), min(first), max(last) from s"""
         )
-        stored = sql.SQL("(select * from public.price_bar where feed = {})").format(sql.Literal(feed))
+        stored = sql.SQL("(select * from public.price_bar where feed = {})").format(sql.Literal(self._feed))
         stage.compare(stored, "symbol, logical_time", SAME_BAR)
         stage.report_flaws(skip_bad=skip_bad, hint="Correct these lines, or leave them out with --skip-bad.")
-        report.outside_sessions = _outside_sessions(conn, calendar)
-        if not dry_run:
-            stage.store("public.price_bar", {"feed": feed}, "symbol, logical_time, open, high, low, close, volume")
-            if report.rows:
-                notify(conn, feed)
+        report.outside_sessions = _outside_sessions(conn, self._calendar)
+        stage.store("public.price_bar", {"feed": self._feed}, "symbol, logical_time, open, high, low, close, volume")
+        if report.dry_run:
+            report.gaps = gaps(conn, self._feed, self._calendar)
+        elif report.rows:
+            notify(conn, self._feed)
+        if report.first and report.last:
+            report.warnings += contradictions(conn, feed=self._feed, first=report.first, last=report.last)
+        if strict and report.warnings:
+            raise InvalidError(report.warnings[0], code="TE101", detail="\n".join(report.warnings[1:]) or None,
+                               hint="Load without --strict to have it all the same.")  # fmt: skip
         stage.drop()
-    return report
+
+    def _adjust(self) -> None:
+        """Note how far the adjusted closes are from the closes, and if asked for take the prices there."""
+        if self._options.adjusted:
+            self._stage.judge(ADJUSTED_RULES)
+        row = self._conn.execute(
+            "select min(round(adj_close / close, 8)), max(round(adj_close / close, 8)) from pg_temp.papertick_stage"
+        ).fetchone()
+        if row and row[0] is not None:
+            self._report.factors = (row[0], row[1])
+        if self._options.adjusted:
+            self._stage.rescale(PRICES)
+            self._stage.judge(BAR_RULES, _SAID)
+
+
+# What a message about a bar adds: its values as they came.
+_SAID: LiteralString = """': ' || concat_ws(', ', 'open ' || open, 'high ' || high, 'low ' || low, 'close ' || close,
+                                  'volume ' || volume)"""
+
+
+def _zone(name: str | None) -> ZoneInfo | None:
+    try:
+        return ZoneInfo(name) if name else None
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise UsageError(f"there is no time zone {name!r}", hint="Like Asia/Kolkata or America/New_York.") from None
+
+
+def _require_prices(conn: Connection[Any], feed: str, dialect: Dialect, options: Options) -> None:
+    """Raise unless it is known whether the prices of this dialect are adjusted, and they fit the feed."""
+    if dialect.prices == UNKNOWN and options.adjusted is None:
+        raise UsageError(
+            f"{dialect.what}: the format does not say whether its prices are adjusted",
+            hint=f"Say it: --adjusted or --raw. docs/data.md says what {dialect.name} prices are.",
+        )
+    if dialect.prices == RAW:
+        if options.adjusted:
+            raise UsageError(f"prices of the format {dialect.name} are raw", hint="Load them without --adjusted.")
+        open_feed(conn, feed, None, False)
 
 
 def _outside_sessions(conn: Connection[Any], calendar: str) -> int:
@@ -170,6 +273,23 @@ def _outside_sessions(conn: Connection[Any], calendar: str) -> int:
     row = conn.execute(query + OUTSIDE, {"calendar": calendar}).fetchone()
     assert row
     return int(row[0])
+
+
+def gaps(conn: Connection[Any], feed: str, calendar: str) -> int | None:
+    """Sessions in which a symbol of the stage has no bar in the feed, between its first and its last one there."""
+    if calendar == "ALWAYS":
+        return None
+    row = conn.execute(
+        """select count(*)
+             from (select symbol, min(logical_time) as first, max(logical_time) as last
+                     from pg_temp.papertick_stage group by symbol) s
+             join public.market_session m on m.calendar = %(calendar)s and m.open_at >= s.first and m.close_at <= s.last
+            where not exists (select from public.price_bar b
+                               where b.feed = %(feed)s and b.symbol = s.symbol
+                                 and b.logical_time > m.open_at and b.logical_time <= m.close_at)""",
+        {"feed": feed, "calendar": calendar},
+    ).fetchone()
+    return int(row[0]) if row else 0
 
 
 def notify(conn: Connection[Any], feed: str) -> None:
@@ -218,6 +338,8 @@ def closes_of(conn: Connection[Any], calendar: str) -> Callable[[str], str | Non
         ).fetchall()
     )
 
+    last = max(closes, default="")
+
     def close_of(text: str) -> str | None:
         if len(text) > 10:
             check_time(text)
@@ -228,7 +350,9 @@ def closes_of(conn: Connection[Any], calendar: str) -> Callable[[str], str | Non
             except (ValueError, OverflowError):
                 raise Bad("22008", f"there is no such date, or none after it: {text}") from None
         if text not in closes:
-            raise Bad("22008" if closes and text < max(closes) else "TE203", f"{calendar} has no session on {text}")
+            if closes and min(closes) < text < last:
+                raise NoSession("22008", f"{calendar} has no session on {text}")
+            raise Bad("TE203", f"{calendar} has no session on {text}")
         return closes[text]
 
     return close_of
