@@ -7,6 +7,8 @@ from typing import Any
 
 from psycopg import Connection
 
+from engine_py.errors import InvalidError
+
 MAX_WARNINGS = 20
 
 # The last close before the ex-date and the first open from it on, in the market's zone. A jump is nearer to the ratio
@@ -50,6 +52,16 @@ def contradictions(
     values = {"feed": feed, "first": first, "last": last, "symbols": symbols, "most": MAX_WARNINGS}
     found = [_words(*row) for row in conn.execute(_CONTRADICTIONS, values)]
     return [*found[:MAX_WARNINGS], "... and more like these"] if len(found) > MAX_WARNINGS else found
+
+
+def contradicted(warnings: list[str]) -> InvalidError:
+    """The refusal that warnings are where they are not put up with."""
+    return InvalidError(
+        warnings[0],
+        code="TE101",
+        detail="\n".join(warnings[1:]) or None,
+        hint="Without --strict it is stored all the same.",
+    )
 
 
 def _words(feed: str, symbol: str, day: str, ratio: str, adjusted: bool, before: str, after: str) -> str:

@@ -13,6 +13,7 @@ from engine_py import (
     cli_api,
     cli_data,
     cli_db,
+    cli_feed,
     cli_ledger,
     cli_order,
     cli_plan,
@@ -36,6 +37,8 @@ def main() -> None:
 
 for _ledger in cli_ledger.LEDGERS:
     cli_run.run.add_command(_ledger)
+for _of_feed in cli_feed.COMMANDS:
+    cli_data.feed.add_command(_of_feed)
 for _command in (
     cli_tick.demo,
     cli_db.db,

@@ -13,7 +13,7 @@ declare
   c_market constant text[] := array['feed', 'instrument', 'price_bar', 'calendar', 'market_session', 'corporate_action', 'fee_schedule', 'schema_version'];
   c_private constant text[] := array['api_key', 'api_answer', 'user_login', 'acting'];
   c_readers constant text[] := array['equity_at', 'equity_between', 'run_digest', 'replay_diff', 'performance', 'performance_reasons',
-    'performance_by_symbol', 'drawdowns', 'sip_schedule', 'rebalance_schedule', 'explain_order', 'run_stream', 'run_violations', 'all_violations', 'feed_status'];
+    'performance_by_symbol', 'drawdowns', 'sip_schedule', 'rebalance_schedule', 'explain_order', 'run_stream', 'run_violations', 'all_violations', 'feed_status', 'feed_digest'];
   c_users constant text[] := array['start_run', 'stop_run', 'fail_run', 'delete_run', 'fork_run', 'place_order', 'place_oco', 'replace_order', 'cancel_order', 'preview_order',
     'create_sip', 'change_sip', 'pause_sip', 'resume_sip', 'preview_sip', 'end_sip', 'create_rebalance', 'end_rebalance', 'set_risk_limit', 'forbid_symbol', 'tick', 'replay', 'replay_part',
     'match_orders', 'try_execute_sip', 'try_rebalance', 'log_mtm', 'record_equity', 'list_keys', 'revoke_key'];

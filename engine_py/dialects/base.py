@@ -151,23 +151,27 @@ class Reader:
 
     def copy_lines(self, base: int = 0) -> Iterator[str]:
         """`base` + line number and the fields in the order of `columns`, as Table.copy_lines has them."""
-        only, fields = self.options.only, len(self.columns)
         for number, raw in self.raws():
-            self.lines = number
+            self.lines = max(self.lines, number)
             try:
-                bar = self.bar(raw)
-                if only is not None and bar.symbol not in only:
-                    raise LeftOut("symbol not asked for")
-                texts = _checked(bar, self.mapping)
-                if self._needs_adjusted and not bar.adj_close:
-                    raise Bad("22P02", f"{self.mapping.get('adj_close', 'adj_close')} is empty")
+                texts = self.texts(raw)
             except LeftOut as reason:
                 self.left_out[str(reason)] += 1
                 continue
             except Bad as bad:
                 self.note(number, bad)
                 continue
-            yield f"{base + number},{','.join(texts[:fields])}\n"
+            yield f"{base + number},{','.join(texts)}\n"
+
+    def texts(self, raw: Any) -> Sequence[str]:
+        """The fields of a row, in the order of `columns`. Raises Bad or LeftOut."""
+        bar = self.bar(raw)
+        if self.options.only is not None and bar.symbol not in self.options.only:
+            raise LeftOut("symbol not asked for")
+        texts = _checked(bar, self.mapping)
+        if self._needs_adjusted and not bar.adj_close:
+            raise Bad("22P02", f"{self.mapping.get('adj_close', 'adj_close')} is empty")
+        return texts[: len(self.columns)]
 
     def note(self, number: int, bad: Bad) -> None:
         self.problem_count += 1
@@ -194,10 +198,15 @@ def _checked(bar: Bar, mapping: dict[str, str]) -> tuple[str, ...]:
             if name == "volume" and text[-1:] in "KMBkmb":
                 hint = "A volume that is rounded like this cannot be stored: leave it out with --map volume=."
             raise Bad("22P02", f"{mapping.get(name, name)} is not a finite decimal number: {shown(text)}", hint)
-    if not _is_plain_symbol(symbol):
-        check_symbol(symbol)
-        symbol = symbol.replace("\\", "\\\\").replace(",", "\\,")
-    return symbol, when, *prices, volume, adjusted
+    return escaped(symbol), when, *prices, volume, adjusted
+
+
+def escaped(symbol: str) -> str:
+    """A symbol as COPY reads it. Raises Bad."""
+    if _is_plain_symbol(symbol):
+        return symbol
+    check_symbol(symbol)
+    return symbol.replace("\\", "\\\\").replace(",", "\\,")
 
 
 class Dialect(NamedTuple):

@@ -31,7 +31,7 @@ _COLUMNS = {
 _MIDNIGHT = re.compile(rf"({DATE}) 00:00:00(?:[-+]\d\d:\d\d)?", re.ASCII).fullmatch
 
 
-def _day(text: str) -> str:
+def day_of(text: str) -> str:
     """yfinance writes the date of a daily bar as its midnight, with the market's offset."""
     found = _MIDNIGHT(text)
     return found[1] if found else text
@@ -50,7 +50,7 @@ class Csv(Delimited):
         return self._symbol
 
     def when(self, fields: list[str]) -> str:
-        return self.stamp(_day(self.get(fields, "time")), self.mapping["time"])
+        return self.stamp(day_of(self.get(fields, "time")), self.mapping["time"])
 
 
 class Wide(Reader):
@@ -98,7 +98,7 @@ class Wide(Reader):
         if all(price.lower() in NOTHING for price in prices):
             raise LeftOut("no price")
         volume = re.sub(r"\.0$", "", of.get("volume", ""))
-        return Bar(ticker, self.stamp(_day(cells[0]), self.mapping["time"]), prices, volume, of.get("adj close", ""))
+        return Bar(ticker, self.stamp(day_of(cells[0]), self.mapping["time"]), prices, volume, of.get("adj close", ""))
 
 
 class Chart(Reader):
