@@ -11,10 +11,9 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+from engine_py.bars import BAR, PRICES, Closes
 from engine_py.csvfile import MAX_LINE, Bad, Column, check_field
-from engine_py.feed import BAR
 
-_PRICES = ("open", "high", "low", "close")
 _CHUNK = 1 << 16
 
 
@@ -45,8 +44,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def parse(number: int, raw: bytes, closes: Callable[[str], str | None]) -> Bar:
-    """The bar, or the last price, of one line. Raises Bad."""
+def parse(
+    number: int,
+    raw: bytes,
+    closes: Closes,
+    *,
+    stamp: Callable[[str], str] | None = None,
+    symbol: str | None = None,
+) -> Bar:
+    """The bar, or the last price, of one line. Raises Bad.
+
+    `stamp` reads times that are not canonical; `symbol`: of every bar, which then names none.
+    """
     if len(raw) > MAX_LINE:
         raise Bad("54000", f"longer than {MAX_LINE} characters")
     try:
@@ -65,15 +74,20 @@ def parse(number: int, raw: bytes, closes: Callable[[str], str | None]) -> Bar:
         raise Bad("22032", "not a JSON object")
     given = _unique([(name.lower(), value) for name, value in document.items() if value is not None])
     if "price" in given:
-        if doubled := [name for name in _PRICES if name in given]:
+        if doubled := [name for name in PRICES if name in given]:
             raise Bad("42701", f"there is a price and an {doubled[0]} as well")
-        given |= dict.fromkeys(_PRICES, given["price"])
-    texts = {column.name: _text(column, given) for column in BAR}
-    texts["logical_time"] = closes(str(texts["logical_time"])) or texts["logical_time"]
+        given |= dict.fromkeys(PRICES, given["price"])
+    if symbol is not None:
+        if "symbol" in given:
+            raise Bad("42701", "the object has a symbol, and a symbol was given as well")
+        given["symbol"] = symbol
+    texts = {column.name: _text(column, given, is_free=column is BAR[1] and stamp is not None) for column in BAR}
+    time = str(texts["logical_time"])
+    texts["logical_time"] = stamp(time) if stamp else closes(time) or time
     return Bar(number, **texts)  # type: ignore[arg-type]  # only volume may be None
 
 
-def _text(column: Column, given: dict[str, Any]) -> str | None:
+def _text(column: Column, given: dict[str, Any], *, is_free: bool) -> str | None:
     names = [name for name in column.aliases if name in given]
     if len(names) > 1:
         raise Bad("42701", f"there is more than one of {', '.join(names)}")
@@ -84,7 +98,8 @@ def _text(column: Column, given: dict[str, Any]) -> str | None:
     value = given[names[0]]
     if not isinstance(value, str):  # nor digits
         raise Bad(column.code, f"{column.name} is not {column.meaning}")
-    check_field(column, value.strip())
+    if not is_free:
+        check_field(column, value.strip())
     return value.strip() or None
 
 

@@ -17,6 +17,7 @@ from engine_py import (
     cli_capsule,
     cli_data,
     cli_db,
+    cli_feed,
     cli_ledger,
     cli_order,
     cli_plan,
@@ -46,6 +47,8 @@ for _ledger in cli_ledger.LEDGERS:
 cli_run.run.add_command(cli_archive.run_archive)
 for _part in (cli_backup.db_backup, cli_backup.db_restore):
     cli_db.db.add_command(_part)
+for _of_feed in cli_feed.COMMANDS:
+    cli_data.feed.add_command(_of_feed)
 for _command in (
     cli_tick.demo,
     cli_db.db,

@@ -12,83 +12,17 @@ from psycopg import Connection
 from engine_py import csvfile, sessions
 from engine_py import feed as feeds
 from engine_py.barlines import Lines
-from engine_py.cli_base import NEGATIVE, NUMBER, SECONDS, Group, Row, emit, options, select, session, show_progress
+from engine_py.cli_base import NEGATIVE, NUMBER, SECONDS, Group, Row, emit, options, select, session
+from engine_py.cli_loaded import show_report as _report
 from engine_py.errors import UsageError
 from engine_py.follow import Follower
-from engine_py.render import counted, table, text, to_json_line
+from engine_py.render import table, text, to_json_line
 from engine_py.signals import on_stop
 
 
 @click.group(cls=Group)
 def feed() -> None:
     """Market data."""
-
-
-@feed.command("load")
-@click.argument("file")
-@click.option("--feed", default="default", show_default=True, help="Feed to load into; made if it is new.")
-@click.option("--calendar", help="Calendar that a new feed follows. Default: ALWAYS.")
-@click.option(
-    "--adjusted",
-    is_flag=True,
-    default=None,
-    help="The prices of a new feed are adjusted: no split or dividend applies.",
-)
-@click.option("--symbol", help="Symbol of every bar, for files that have no such column.")
-@click.option("--skip-bad", is_flag=True, help="Leave bad lines out instead of refusing the file.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be stored.")
-def feed_load(
-    file: str,
-    feed: str,
-    calendar: str | None,
-    adjusted: bool | None,
-    symbol: str | None,
-    skip_bad: bool,
-    dry_run: bool,
-) -> None:
-    """Load bars from a CSV FILE ('-' reads standard input; gzip is fine).
-
-    Columns, by name: symbol; logical_time, timestamp, datetime, time or date; open, high, low, close; volume
-    if known. A time carries its offset and is the bar's close; a date stands for that session's close. A file
-    may be loaded again.
-    """
-
-    def load(conn: Connection) -> feeds.LoadReport:
-        return feeds.load_csv(
-            conn,
-            file,
-            feed=feed,
-            calendar=calendar,
-            adjusted=adjusted,
-            symbol=symbol,
-            skip_bad=skip_bad,
-            dry_run=dry_run,
-            progress=_count if show_progress() else None,
-        )
-
-    with session() as s:
-        _report(s.run(load, repeatable=file != "-"))
-
-
-@feed.command("load-actions")
-@click.argument("file")
-@click.option("--skip-bad", is_flag=True, help="Leave bad lines out instead of refusing the file.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be stored.")
-def feed_load_actions(file: str, skip_bad: bool, dry_run: bool) -> None:
-    """Load splits and dividends from a CSV FILE ('-' reads standard input; gzip is fine).
-
-    Columns, by name: symbol, ex_date, action_type (SPLIT or DIVIDEND); ratio_numerator and ratio_denominator
-    (new units : old units) of a split; amount per unit and pay_date of a dividend. They hold in every feed that
-    has the symbol, so its prices must be raw; runs that are past them already stay as they are. Dividends of
-    one ex-date and pay date with different amounts add up. A file may be loaded again.
-    """
-    with session() as s:
-        _report(
-            s.run(
-                lambda conn: feeds.load_actions(conn, file, skip_bad=skip_bad, dry_run=dry_run),
-                repeatable=file != "-",
-            )
-        )
 
 
 @feed.command("follow")
@@ -219,29 +153,3 @@ def instrument_list() -> None:
     with session() as s:
         rows = s.select('select * from instrument order by symbol collate "C"')
     emit(rows, table(rows, _INSTRUMENT))
-
-
-def _count(rows: int) -> None:
-    click.echo(f"\r{counted(rows, 'row')} read", nl=False, err=True)
-
-
-def _report(report: feeds.LoadReport, *, listed: bool = True) -> None:
-    """`listed`: the bad lines have not been named yet."""
-    if listed and show_progress():
-        click.echo("\r", nl=False, err=True)
-    done = "would be stored" if report.dry_run else "stored"
-    words = f"{report.target}: {counted(report.rows, 'row')} {done}, {report.unchanged} unchanged"
-    words += f", {report.merged} added to another" if report.merged else ""
-    words += f", {report.skipped_count} skipped"
-    if report.first:
-        words += f"; {text(report.first)} to {text(report.last)}"
-    if report.outside_sessions:
-        lie = "lies" if report.outside_sessions == 1 else "lie"
-        words += (
-            f"\n  warning: {counted(report.outside_sessions, 'bar')} {lie} outside every session: nothing fills there"
-        )
-    if report.runs_past:
-        words += f"\n  warning: {counted(report.runs_past, 'RUNNING run')} past one of these dates will not see it"
-    if listed:
-        words += "".join(f"\n  line {p.line}: {p.message} [{p.code}]" for p in report.skipped)
-    emit({**asdict(report), "skipped": [problem._asdict() for problem in report.skipped]}, words)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import fields
 from decimal import Decimal
 from functools import partial
 from typing import Any, LiteralString, TypeVar, cast
@@ -29,6 +30,7 @@ from engine_py.arguments import NULL, Moment, Number, as_text
 from engine_py.cli_base import prepare
 from engine_py.client_run import Run, User
 from engine_py.db import Database, resolve_dsn
+from engine_py.dialects.base import Options
 from engine_py.errors import PapertickError, from_psycopg
 from engine_py.results import Rows, columns_of, row_factory
 from engine_py.staging import LoadReport
@@ -272,14 +274,18 @@ class Papertick:
     # --- market data
 
     def load_bars(self, source: Any, feed: str, **options: Any) -> LoadReport:
-        """Bars from a CSV file (options of feed.load_csv), or a pandas or polars DataFrame (of frames.load_bars)."""
+        """Bars from a file of any dialect (options: those of feed.load_files and dialects.base.Options, as `symbol`,
+        `adjusted`, `format`), or from a pandas or polars DataFrame (options of frames.load_bars).
+        """
         if isinstance(source, str) or hasattr(source, "__fspath__") or hasattr(source, "read"):
-            return self.run(lambda conn: feeds.load_csv(conn, source, feed=feed, **options), repeatable=True)
+            said = {field.name: options.pop(field.name) for field in fields(Options) if field.name in options}
+            form = Options(**said)
+            return self.run(
+                lambda conn: feeds.load_files(conn, [source], feed=feed, options=form, **options), repeatable=True
+            )
         from engine_py import frames
 
-        return cast(
-            LoadReport, self.run(lambda conn: frames.load_bars(conn, source, feed=feed, **options), repeatable=True)
-        )
+        return self.run(lambda conn: frames.load_bars(conn, source, feed=feed, **options), repeatable=True)
 
     def load_bundled(self, feed: str = "bundled") -> LoadReport:
         """The bars, splits and dividends that come along: five US stocks, 2000 to 2013."""

@@ -7,21 +7,13 @@ for SQL to judge.
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import re
-import sys
-import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
-from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeAlias
-
-from engine_py.errors import InvalidError, UsageError
-
-Source: TypeAlias = str | Path | IO[bytes] | IO[str]
+from itertools import chain
+from typing import IO, NamedTuple
 
 MAX_LINE = 1 << 20
 MAX_PROBLEMS = 20  # kept and shown; all are counted
@@ -42,6 +34,7 @@ class Problem(NamedTuple):
     line: int
     code: str
     message: str
+    file: str = ""  # where several were loaded together
 
 
 class Bad(Exception):
@@ -70,40 +63,56 @@ class Table:
     """The rows of one CSV file, and the problems found on the way. Raises Bad if the header is wrong.
 
     `times`: for columns of time, a check that returns None to keep the text, or the text to use instead.
+    `ahead`: lines that were taken from the stream before, the header the first of them.
     """
 
     def __init__(
-        self, stream: IO[str], columns: tuple[Column, ...], times: Mapping[str, Callable[[str], str | None]]
+        self,
+        stream: IO[str],
+        columns: tuple[Column, ...],
+        times: Mapping[str, Callable[[str], str | None]],
+        ahead: list[str] | None = None,
     ) -> None:
         self.problems: list[Problem] = []
         self.problem_count = 0
+        self.left_out: Counter[str] = Counter()
+        self.lines, self.step = 1, 1
+        self.hint: str | None = None
         self._next_line = partial(stream.readline, MAX_LINE)
+        self._ahead = list(ahead or [])
+        self._first = self._ahead.pop(0) if self._ahead else self._next_line()
         self._header = self._read_header(columns)
         self.columns = [column for column in self._header if column]
         called = [name for name, column in zip(self.names, self._header, strict=True) if column]
         self._times = [(i, called[i], times[c.name]) for i, c in enumerate(self.columns) if c.name in times]
+        self.mapping = {column.name: name for column, name in zip(self.columns, called, strict=True)}
         shapes = (f"({column.shape})" if column else _IGNORED for column in self._header)
         self._well_formed = re.compile(",".join(shapes) + "\n", re.ASCII).fullmatch
 
     def _read_header(self, columns: tuple[Column, ...]) -> list[Column | None]:
-        line = self._next_line().removeprefix("\ufeff")
+        line = self._first.removeprefix("\ufeff")
         self._require_whole(line)
-        self.names = names = [name.lower() for name in _split(line)]
+        self._titles = split_line(line)
+        self.names = names = [name.lower() for name in self._titles]
         header = [next((c for c in columns if name in c.aliases), None) for name in names]
         for column in columns:
             if header.count(column) > 1:
                 raise Bad("42701", f"the header has more than one of {', '.join(column.aliases)}")
             if column not in header and not column.optional:
-                missing = f"the header has no column {' or '.join(column.aliases)}; it has {_shown(line.strip())}"
+                missing = f"the header has no column {' or '.join(column.aliases)}; it has {shown(line.strip())}"
                 raise Bad("42703", missing, _header_hint(names, header) or column.hint)
         if repeated := sorted({name for name in names if name and names.count(name) > 1}):
             raise Bad("42701", f"the header repeats {', '.join(repeated)}")
         return header
 
-    def copy_lines(self) -> Iterator[str]:
-        """`line number,field,...` in the order of `columns`, for COPY's text format with ',' as its delimiter."""
+    def copy_lines(self, base: int = 0) -> Iterator[str]:
+        """`line number,field,...` in the order of `columns`, for COPY's text format with ',' as its delimiter.
+
+        `base` is added to the numbers, for files that are copied one after the other.
+        """
         well_formed, times, whole = self._well_formed, self._times, None not in self._header
-        for number, line in enumerate(iter(self._next_line, ""), 2):
+        number = base + 1
+        for number, line in enumerate(chain(self._ahead, iter(self._next_line, "")), base + 2):
             try:
                 match = well_formed(line)
                 fields = match.groups() if match else self._mend(line)
@@ -114,22 +123,27 @@ class Table:
                     try:
                         replacement = check(fields[i])
                     except Bad as bad:
-                        raise Bad(bad.code, f"{name}: {bad.message}") from None
+                        raise Bad(bad.code, f"{name}: {bad.message}", bad.hint) from None
                     if replacement:
                         fields = (*fields[:i], replacement, *fields[i + 1 :])
                         as_it_came = False
             except Bad as bad:
                 self.problem_count += 1
+                self.hint = self.hint or bad.hint
                 if len(self.problems) < MAX_PROBLEMS:
-                    self.problems.append(Problem(number, bad.code, bad.message))
+                    self.problems.append(Problem(number - base, bad.code, bad.message))
                 continue
             yield f"{number},{line}" if as_it_came else f"{number},{','.join(fields)}\n"
+        self.lines = number - base
 
     def _mend(self, line: str) -> tuple[str, ...]:
         """The fields of a line that is unusual or wrong, or () if it is blank."""
         self._require_whole(line)
-        texts = _split(line)
+        texts = split_line(line.removeprefix("\ufeff"))
         if not any(texts):
+            return ()
+        if texts == self._titles:  # files put end to end
+            self.left_out["header repeated"] += 1
             return ()
         if len(texts) != len(self._header):
             raise Bad("22P04", f"{len(texts)} fields where the header has {len(self._header)}")
@@ -154,7 +168,7 @@ def check_time(text: str) -> None:
 
 def check_symbol(text: str) -> None:
     if not (text.isprintable() and 0 < len(text) <= 64):
-        raise Bad("22P02", f"symbol is not 1 to 64 printable characters: {_shown(text)}")
+        raise Bad("22P02", f"symbol is not 1 to 64 printable characters: {shown(text)}")
 
 
 def check_field(column: Column, text: str, name: str | None = None) -> None:
@@ -162,7 +176,30 @@ def check_field(column: Column, text: str, name: str | None = None) -> None:
     if column.shape is SYMBOL:
         check_symbol(text)
     elif not re.fullmatch(column.shape, text, re.ASCII):
-        raise Bad(column.code, f"{name or column.name} is not {column.meaning}: {_shown(text)}")
+        hint = time_hint(text) if column.code == "22007" else None
+        raise Bad(column.code, f"{name or column.name} is not {column.meaning}: {shown(text)}", hint)
+
+
+def time_hint(text: str) -> str | None:
+    """What a text that is no time looks like."""
+    if re.match(rf"{DATE}[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?$", text, re.ASCII):
+        return "A time has its offset; if none is written, say whose clock it is: --time-zone Asia/Kolkata."
+    if re.fullmatch(r"[1-9]\d{4}(?:\.\d+)?", text):
+        return "It looks like a spreadsheet's day number: format the column as yyyy-mm-dd and save it again."
+    if re.fullmatch(r"\d{9,10}", text):
+        return "It looks like seconds since 1970: --date-format epoch."
+    if re.fullmatch(r"\d{12,13}", text):
+        return "It looks like milliseconds since 1970: --date-format epoch-ms."
+    if re.fullmatch(r"\d{8}", text):
+        return "--date-format yyyymmdd?"
+    if found := re.fullmatch(r"\d{1,2}([-/. ])[A-Za-z]{3}\1\d{4}", text):
+        return f"--date-format dd{found[1]}mmm{found[1]}yyyy?"
+    if found := re.fullmatch(r"(\d{1,2})([-/.])(\d{1,2})\2\d{4}", text):
+        first, second = f"dd{found[2]}mm{found[2]}yyyy", f"mm{found[2]}dd{found[2]}yyyy"
+        if int(found[1]) > 12:
+            return f"--date-format {first}?"
+        return f"--date-format {second}?" if int(found[3]) > 12 else f"Say which: --date-format {first} or {second}."
+    return None
 
 
 def _header_hint(names: list[str], header: list[Column | None]) -> str | None:
@@ -179,47 +216,17 @@ def _mend_field(column: Column, name: str, text: str) -> str:
     return text.replace("\\", "\\\\").replace(",", "\\,") if column.shape is SYMBOL else text
 
 
-def _split(line: str) -> list[str]:
+def split_line(line: str, delimiter: str = ",") -> list[str]:
     """The trimmed fields of one line. A quoted field ends on its line: a lost quote costs one line, not the file."""
     if _UNDECODABLE.search(line):
         raise Bad("22021", "not valid UTF-8")
     if "\0" in line:
         raise Bad("22021", "holds a NUL byte")
     try:
-        return [text.strip() for text in next(csv.reader([line.rstrip("\r\n")], strict=True), [])]
+        return [text.strip() for text in next(csv.reader([line.rstrip("\r\n")], strict=True, delimiter=delimiter), [])]
     except csv.Error as exc:
         raise Bad("22P04", f"a quote is not closed on its line, or a field is too long ({exc})") from None
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     return ascii(text if len(text) <= 40 else text[:37] + "...")
-
-
-@contextmanager
-def open_text(source: Source) -> Iterator[IO[str]]:
-    """The text of a path, '-' (stdin) or an open file, unpacked if it is gzip.
-
-    Bytes that are not UTF-8 come through as lone surrogates, so that their line can be named.
-    """
-    with ExitStack() as stack:
-        try:
-            binary: Any = source
-            if isinstance(source, io.TextIOBase):
-                yield binary
-                return
-            if source == "-":
-                binary = sys.stdin.buffer
-            elif isinstance(source, str | Path):
-                binary = stack.enter_context(open(source, "rb"))
-            # detach: a wrapper that is collected would close a stream that is not ours
-            buffered = io.BufferedReader(binary)
-            stack.callback(buffered.detach)
-            packed = buffered.peek(2)[:2] == b"\x1f\x8b"
-            unpacked: Any = gzip.GzipFile(fileobj=buffered, mode="rb") if packed else buffered
-            text = io.TextIOWrapper(unpacked, encoding="utf-8", errors="surrogateescape")
-            stack.callback(text.detach)
-            yield text
-        except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
-            raise InvalidError(f"the gzip data is damaged: {exc}", code="22P04") from exc
-        except OSError as exc:
-            raise UsageError(f"cannot read {source}: {exc.strerror or exc}") from exc

@@ -1,34 +1,28 @@
-"""Market data in: bars from CSV files of any size, in constant memory, all or nothing."""
+"""Market data in: bars from files of any size, in constant memory, all or nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from importlib import resources
-from typing import Any, LiteralString
+from typing import Any
 
-from psycopg import Connection, sql
+from psycopg import Connection
 
 from engine_py.actions import load_actions
-from engine_py.csvfile import (
-    DATE,
-    INSTANT,
-    NUMBER,
-    SYMBOL,
-    Bad,
-    Column,
-    Source,
-    Table,
-    check_symbol,
-    check_time,
-    open_text,
-)
+from engine_py.bars import NoSession
+from engine_py.csvfile import Bad, check_symbol, check_time
+from engine_py.dialects.base import Options, Reader
+from engine_py.dialects.times import Clock
 from engine_py.errors import InvalidError, NotFoundError, mapped
+from engine_py.inputs import Source, opened
+from engine_py.loading import CHANNEL, Load, notify
 from engine_py.sessions import SHIPPED, load_sessions, more_sessions, provide
-from engine_py.staging import FeedError, LoadReport, Progress, Stage, refused
+from engine_py.staging import FeedError, LoadReport, Progress, refused
 
 __all__ = [
+    "CHANNEL",
     "FeedError",
     "FeedInfo",
     "LoadReport",
@@ -37,11 +31,11 @@ __all__ = [
     "load_actions",
     "load_bundled",
     "load_csv",
+    "load_files",
+    "load_rows",
     "load_sessions",
+    "notify",
 ]
-
-
-CHANNEL = "papertick_bars"  # notified with the name of a feed that has new bars
 
 
 @dataclass(frozen=True)
@@ -53,45 +47,6 @@ class FeedInfo:
     bars: int
     first: datetime | None
     last: datetime | None
-
-
-BAR = (
-    Column("symbol", ("symbol",), SYMBOL, "a symbol", hint="If all of it is one symbol: --symbol NAME."),
-    Column(
-        "logical_time",
-        ("logical_time", "timestamp", "datetime", "time", "date"),
-        f"{INSTANT}|{DATE}",
-        "a date like 2024-01-31, or a time with its offset like 2024-01-31T16:00:00-05:00",
-        "22007",
-    ),
-    *(Column(name, (name,), NUMBER, "a finite decimal number") for name in ("open", "high", "low", "close")),
-    Column("volume", ("volume",), f"(?:{NUMBER})?", "empty or a finite decimal number", optional=True),
-)
-# Line numbers for what the constraints of price_bar would refuse, judged as price_bar stores it: rounded to 8 decimals.
-BAR_RULES = (
-    (
-        "logical_time >= '1900-01-01 00:00+00' and logical_time < '2300-01-01 00:00+00'",
-        "22008",
-        "the time is not within 1900 to 2299",
-    ),
-    ("round(least(open, high, low, close), 8) > 0", "23514", "a price is not above 0"),
-    ("round(greatest(open, high, low, close), 8) < 1e12", "22003", "a price is not below 1e12"),
-    (
-        "round(low, 8) <= round(least(open, close), 8) and round(greatest(open, close), 8) <= round(high, 8)",
-        "23514",
-        "low <= open, close <= high does not hold",
-    ),
-    ("volume is null or volume >= 0", "23514", "volume is below 0"),
-    ("volume is null or round(volume, 4) < 1e20", "22003", "volume is not below 1e20"),
-)
-SAME_BAR = """(b.open, b.high, b.low, b.close)
-                = (s.open::numeric(20,8), s.high::numeric(20,8), s.low::numeric(20,8), s.close::numeric(20,8))
-                and b.volume is not distinct from s.volume::numeric(24,4)"""
-
-# Whether the time of t lies outside of every session of a calendar that has them as rows.
-OUTSIDE: LiteralString = """(select m.open_at < t.logical_time from public.market_session m
-                              where m.calendar = %(calendar)s and m.close_at >= t.logical_time
-                              order by m.close_at limit 1) is not true"""
 
 
 @mapped()
@@ -111,70 +66,92 @@ def load_csv(
     prices are adjusted for splits and dividends, so that none are applied; by default they are not).
 
     Columns, by name in any case and order: symbol (or the `symbol` given), one of logical_time, timestamp, datetime,
-    time, date, and open, high, low, close; volume may be missing or empty; others are ignored. A time is an RFC 3339
-    instant with its offset, the close of the bar; a bare date stands for the close of that date's session.
-    Bars equal to stored ones are counted as unchanged; stored bars are never changed.
+    time, date, and open, high, low, close; volume may be missing or empty; others are ignored, but that `adjusted`
+    takes the prices to the level of an adj_close. A time is an RFC 3339 instant with its offset, the close of the bar;
+    a bare date stands for the close of that date's session.
+    Bars equal to stored ones, or to earlier ones of the file, are counted as unchanged; stored bars are never changed.
     A bad line refuses the whole file (FeedError), or with `skip_bad` just itself. One transaction; safe to repeat.
     """
-    report = LoadReport(f"feed {feed}", dry_run)
-    with open_text(source) as text, conn.transaction(force_rollback=dry_run):
-        calendar = open_feed(conn, feed, calendar, adjusted)
-        closes = closes_of(conn, calendar)
-        try:
-            if symbol is not None:
-                check_symbol(symbol)
-            table = Table(text, BAR if symbol is None else BAR[1:], {"logical_time": closes})
-            if symbol is not None and "symbol" in table.names:
-                raise Bad("42701", "the file has a symbol column, and a symbol was given as well")
-        except Bad as bad:
-            raise refused(report, bad) from None
-        stage = Stage(
-            conn,
-            sql.SQL(
-                "symbol text default {}, logical_time timestamptz,"
-                " open numeric, high numeric, low numeric, close numeric, volume numeric"
-            ).format(sql.Literal(symbol)),
-            report,
-        )
-        stage.fill(table, progress)
-        stage.judge(BAR_RULES)
-        stage.refuse_repeats("symbol, logical_time")
-        stage.summarize(
-            """with s as materialized (
-                 select symbol, min(logical_time) as first, max(logical_time) as last
-                   from pg_temp.papertick_stage group by symbol),
-               known as (
-                 insert into public.instrument (symbol) select symbol from s order by symbol collate "C"
-                     on conflict do nothing)
-               select count(*), min(first), max(last) from s"""
-        )
-        stored = sql.SQL("(select * from public.price_bar where feed = {})").format(sql.Literal(feed))
-        stage.compare(stored, "symbol, logical_time", SAME_BAR)
-        stage.report_flaws(skip_bad=skip_bad, hint="Correct these lines, or leave them out with --skip-bad.")
-        report.outside_sessions = _outside_sessions(conn, calendar)
-        if not dry_run:
-            stage.store("public.price_bar", {"feed": feed}, "symbol, logical_time, open, high, low, close, volume")
-            if report.rows:
-                notify(conn, feed)
-        stage.drop()
+    options = Options(format="generic", symbol=symbol, adjusted=adjusted)
+    return load_files(
+        conn,
+        [source],
+        feed=feed,
+        calendar=calendar,
+        options=options,
+        skip_bad=skip_bad,
+        dry_run=dry_run,
+        progress=progress,
+    )
+
+
+@mapped()
+def load_files(
+    conn: Connection[Any],
+    sources: Sequence[Source],
+    *,
+    feed: str,
+    calendar: str | None = None,
+    options: Options,
+    skip_bad: bool = False,
+    dry_run: bool = False,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> LoadReport:
+    """As load_csv, for files of any dialect, gzip and zip archives included: all of them or nothing.
+
+    `strict`: what would be a warning refuses. `dry_run` does the same and takes it back.
+    """
+    report = LoadReport(f"feed {feed}", dry_run, files=0)
+    with conn.transaction(force_rollback=dry_run):
+        load = _start(conn, report, feed, calendar, options)
+        for source in sources:
+            with opened(source) as files:
+                for file in files:
+                    load.add(file, progress)
+        load.finish(skip_bad=skip_bad, strict=strict)
     return report
 
 
-def _outside_sessions(conn: Connection[Any], calendar: str) -> int:
-    """Bars to be stored that lie outside (open_at, close_at] of every session."""
-    if calendar == "ALWAYS":
-        return 0
-    query: LiteralString = """select coalesce(sum(t.bars), 0)::bigint
-                 from (select logical_time, count(*) as bars from pg_temp.papertick_stage group by logical_time) t
-                where """
-    row = conn.execute(query + OUTSIDE, {"calendar": calendar}).fetchone()
-    assert row
-    return int(row[0])
+def load_rows(
+    conn: Connection[Any],
+    open_rows: Callable[[Clock], Reader],
+    report: LoadReport,
+    *,
+    feed: str,
+    calendar: str | None,
+    options: Options,
+    skip_bad: bool,
+) -> LoadReport:
+    """As load_files, for rows that come from no file."""
+    with conn.transaction(force_rollback=report.dry_run):
+        load = _start(conn, report, feed, calendar, options)
+        try:
+            rows = open_rows(load.clock())
+            load.fill(rows, None, "")
+        except Bad as bad:
+            raise refused(report, bad) from None
+        load.finish(skip_bad=skip_bad, strict=False)
+    return report
 
 
-def notify(conn: Connection[Any], feed: str) -> None:
-    """When this transaction commits, tell workers that the feed has new bars. A name too long to send is any feed."""
-    conn.execute("select pg_notify(%s, %s)", [CHANNEL, feed if len(feed.encode()) < 8000 else ""])
+def _start(conn: Connection[Any], report: LoadReport, feed: str, calendar: str | None, options: Options) -> Load:
+    try:
+        if options.symbol is not None:
+            check_symbol(options.symbol)
+    except Bad as bad:
+        raise refused(report, bad) from None
+    followed = open_feed(conn, feed, calendar, options.adjusted)
+    row = conn.execute("select adjusted from public.feed where feed = %s", [feed]).fetchone()
+    return Load(
+        conn,
+        report,
+        feed,
+        calendar=followed,
+        closes=closes_of(conn, followed),
+        is_adjusted=bool(row and row[0]),
+        options=options,
+    )
 
 
 def open_feed(conn: Connection[Any], feed: str, calendar: str | None, adjusted: bool | None = None) -> str:
@@ -219,6 +196,8 @@ def closes_of(conn: Connection[Any], calendar: str) -> Callable[[str], str | Non
         ).fetchall()
     )
 
+    first, last = min(closes, default=""), max(closes, default="")
+
     def close_of(text: str) -> str | None:
         if len(text) > 10:
             check_time(text)
@@ -229,9 +208,9 @@ def closes_of(conn: Connection[Any], calendar: str) -> Callable[[str], str | Non
             except (ValueError, OverflowError):
                 raise Bad("22008", f"there is no such date, or none after it: {text}") from None
         if text not in closes:
-            if closes and min(closes) < text < max(closes):
-                raise Bad("22008", f"{calendar} has no session on {text}")
-            known = f"{min(closes)} to {max(closes)}" if closes else "none"
+            if first < text < last:
+                raise NoSession("22008", f"{calendar} has no session on {text}")
+            known = f"{first} to {last}" if closes else "none"
             message = f"{text} is outside the sessions loaded of {calendar} ({known}); {more_sessions(calendar)}"
             raise Bad("TE203", message)
         return closes[text]

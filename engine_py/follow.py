@@ -16,10 +16,11 @@ from psycopg import Connection, sql
 
 from engine_py import errors
 from engine_py.barlines import Bar, Lines, parse
+from engine_py.bars import BAR_RULES, OUTSIDE, SAME_BAR
 from engine_py.cli_base import Session
 from engine_py.csvfile import MAX_PROBLEMS, Bad, Problem
 from engine_py.db import with_retry
-from engine_py.feed import BAR_RULES, OUTSIDE, SAME_BAR, closes_of, notify, open_feed
+from engine_py.feed import closes_of, notify, open_feed
 from engine_py.staging import LoadReport, broken_rows
 
 _MAX_BATCH = 10_000  # bars of one transaction, so that memory has a bound

@@ -10,8 +10,9 @@ from typing import IO, Any
 
 from psycopg import Connection, sql
 
-from engine_py.csvfile import DATE, INSTANT, Bad, Column, Source, Table, check_time, open_text
+from engine_py.csvfile import DATE, INSTANT, Bad, Column, Table, check_time
 from engine_py.errors import InvalidError, mapped
+from engine_py.inputs import Source, open_text
 from engine_py.staging import LoadReport, Stage, refused
 
 # Calendars that come along, with their zones (see data/README.md).

@@ -74,6 +74,22 @@ begin
       from engine.canonical_rows(p_user_id, p_run_id) r);
 end $$;
 
+-- The bars of a feed, hashed as a run's rows are. A symbol's bars are hashed first, so that a feed of any size fits.
+create function engine.feed_digest(p_feed text) returns text
+language plpgsql stable as $$
+begin
+  if not exists (select from feed f where f.feed = p_feed) then
+    perform engine.refuse('TE201', format('feed=%s', p_feed));
+  end if;
+  return (
+    select encode(sha256(coalesce(string_agg(s.digest, ''::bytea order by s.symbol collate "C"), '')), 'hex')
+      from (select b.symbol,
+                   sha256(string_agg(sha256(convert_to(jsonb_build_array(b.symbol, extract(epoch from b.logical_time), trim_scale(b.open),
+                     trim_scale(b.high), trim_scale(b.low), trim_scale(b.close), trim_scale(b.volume))::text, 'UTF8')), ''::bytea
+                     order by b.logical_time)) as digest
+              from price_bar b where b.feed = p_feed group by b.symbol) s);
+end $$;
+
 create function engine.replay_diff(p_user_a bigint, p_run_a bigint, p_user_b bigint, p_run_b bigint)
 returns table (ledger text, key text, row_a jsonb, row_b jsonb)
 language plpgsql stable as $$

@@ -366,13 +366,14 @@ def test_bars_outside_every_session_are_counted(tx: Conn) -> None:
 # --- duplicates, repeats, all or nothing ------------------------------------------------------------------------------
 
 
-def test_a_repeated_bar_is_a_problem_whatever_its_values(tx: Conn) -> None:
+def test_a_bar_repeated_with_other_values_is_a_problem_and_the_same_one_is_not(tx: Conn) -> None:
     other = GOOD.replace("11,100", "10,100")
-    same_time = GOOD.replace("2024-01-02T21:00:00Z", "2024-01-02 16:00:00-05:00")
-    assert refused(tx, HEADER, GOOD, "M" + GOOD, GOOD, other, same_time) == [(4, "23505"), (5, "23505"), (6, "23505")]
-    report = load(tx, HEADER, GOOD, "M" + GOOD, GOOD, other, same_time, skip_bad=True)
-    assert (report.rows, report.duplicates, report.skipped_count) == (2, 3, 3)
-    assert report.skipped[0].message == "repeats line 2"
+    same = GOOD.replace("2024-01-02T21:00:00Z", "2024-01-02 16:00:00-05:00").replace("10,12", "10.00,12.000000001")
+    no_volume = GOOD.removesuffix("100")
+    assert refused(tx, HEADER, GOOD, "M" + GOOD, GOOD, other, same, no_volume) == [(5, "23505"), (7, "23505")]
+    report = load(tx, HEADER, GOOD, "M" + GOOD, GOOD, other, same, no_volume, skip_bad=True)
+    assert (report.rows, report.unchanged, report.duplicates, report.skipped_count) == (2, 2, 2, 2)
+    assert (report.skipped[0].message, report.changed) == ("repeats line 2 with other values", 0)
     assert bars(tx)[0][5] == 11  # the first one stays
 
 

@@ -1,0 +1,48 @@
+"""NSE's bhavcopy (cm02JAN2024bhav.csv, until July 2024) and its security-wise one with delivery (sec_bhavdata_full).
+
+Prices are as traded. Of the several series of a symbol EQ is read, unless others are asked for.
+"""
+
+from __future__ import annotations
+
+from engine_py.dialects.base import LeftOut, Options, Reader, Source
+from engine_py.dialects.delimited import Delimited
+from engine_py.dialects.times import Clock
+
+EQUITY = frozenset(("EQ",))
+
+
+_COLUMNS = {
+    "symbol": ("symbol",),
+    "series": ("series",),
+    "time": ("timestamp", "date1"),
+    "open": ("open", "open_price"),
+    "high": ("high", "high_price"),
+    "low": ("low", "low_price"),
+    "close": ("close", "close_price"),
+    "volume": ("tottrdqty", "ttl_trd_qnty"),
+}
+
+
+class Bhavcopy(Delimited):
+    aliases = _COLUMNS
+    date_format = "dd-mmm-yyyy"
+    zero_is_nothing = True
+
+    def keep(self, fields: list[str]) -> None:
+        of_series(self.get(fields, "series"), self.options, EQUITY)
+
+
+def of_series(series: str, options: Options, usual: frozenset[str]) -> None:
+    wanted = usual if options.series is None else options.series
+    if wanted and series not in wanted:
+        raise LeftOut("other series")
+
+
+def claims(source: Source) -> bool:
+    names = set(source.names())
+    return {"symbol", "series"} <= names and bool({"tottrdqty", "ttl_trd_qnty"} & names)
+
+
+def open_bhavcopy(source: Source, options: Options, clock: Clock) -> Reader:
+    return Bhavcopy(source, options, clock)
