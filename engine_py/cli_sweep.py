@@ -124,9 +124,9 @@ def _with_terms(grid: Grid, terms: dict[str, list[str]]) -> Grid:
 
 def _bring_along(s: Session, wanted: list[Any]) -> None:
     """The data that comes with papertick needs no loading."""
-    if any(parts[0].terms.get("feed") == "bundled" for parts in wanted):
-        if not s.select("select from feed where feed = 'bundled'"):
-            s.run(lambda conn: feeds.load_bundled(conn))
+    is_asked = any(parts[0].terms.get("feed") == "bundled" for parts in wanted)
+    if is_asked and not s.select("select from feed where feed = 'bundled'"):
+        s.run(lambda conn: feeds.load_bundled(conn))
 
 
 def _closes(s: Session, last: str | None, wanted: list[Any]) -> str | None:
