@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from engine_py import feed as feeds
 from engine_py import sweeping
 from engine_py.cli_base import (
     MOMENT,
@@ -87,6 +88,7 @@ def sweep(ctx: click.Context, /, name: str | None, stops: bool, dry_run: bool, *
 
 
 def _run(s: Session, name: str, wanted: list[Any], options: dict[str, Any], stops: bool) -> None:
+    _bring_along(s, wanted)
     last = _closes(s, options["last"], wanted)
     with _bar(len(wanted), "make") as done:
         made = sweeping.make(s, name, wanted, done)
@@ -120,9 +122,14 @@ def _with_terms(grid: Grid, terms: dict[str, list[str]]) -> Grid:
     return Grid((("run", {**(own[0] if own else {}), **terms}), *(part for part in grid.parts if part[0] != "run")))
 
 
-def _closes(s: Session, last: str | None, wanted: list[Any]) -> str | None:
-    from engine_py import feed as feeds
+def _bring_along(s: Session, wanted: list[Any]) -> None:
+    """The data that comes with papertick needs no loading."""
+    is_asked = any(parts[0].terms.get("feed") == "bundled" for parts in wanted)
+    if is_asked and not s.select("select from feed where feed = 'bundled'"):
+        s.run(lambda conn: feeds.load_bundled(conn))
 
+
+def _closes(s: Session, last: str | None, wanted: list[Any]) -> str | None:
     if last is None or len(last) != len("2024-01-31"):
         return last
     feed = wanted[0][0].terms.get("feed", "default")

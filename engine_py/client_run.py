@@ -46,6 +46,10 @@ class User:
             raise NotFoundError("unknown user", detail=f"user_id={self.user_id}")
         return found[0].name
 
+    def delete(self) -> bool:
+        """Delete the user, with keys and logins; whether there was one. ConflictError (23503) while there are runs."""
+        return bool(self._pt.call_value("delete_user", {"user_id": self.user_id}))
+
     def runs(self) -> Rows[rows.RunRow]:
         """The runs of this user, as rows; `run(id)` makes an object of one."""
         return self._pt.select(

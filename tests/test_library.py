@@ -27,7 +27,7 @@ from engine_py import errors
 from engine_py import rows as typed
 from engine_py.arguments import as_text
 from engine_py.client import Papertick
-from engine_py.client_run import Run
+from engine_py.client_run import Run, User
 from engine_py.results import Column, Performance, Rows
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -140,6 +140,11 @@ def test_a_run_is_read_anew_each_time(pt: Papertick, run: Run, db: Conn) -> None
     assert [row.name for row in pt.runs()] == ["first", "second"]
     assert [row.name for row in pt.users()] == ["Ann"]
     run.delete()
+    with pytest.raises(errors.ConflictError):
+        run.user.delete()
+    nobody = pt.create_user("Nobody")
+    assert nobody.delete()
+    assert not nobody.delete()
     again.fail("broken")
     assert [(row.name, row.status) for row in pt.runs()] == [("second", "ERROR")]
 
@@ -304,6 +309,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "tick_all": Papertick.tick_all,
     "leaderboard": Papertick.leaderboard,
     "create_user": Papertick.create_user,
+    "delete_user": User.delete,
     "tick": Run.tick,
     "stop_run": Run.stop,
     "fail_run": Run.fail,
