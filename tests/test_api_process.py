@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import re
@@ -19,7 +20,10 @@ import psycopg
 import pytest
 from door import PROJECT, Client, Door, iso, raw, request_bytes, serving
 from helpers import value, wait_until
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
+
+from engine_py.api.database import Database
 
 BUY = {"symbol": "AAA", "side": "BUY", "quantity": "1"}
 LOCK = "select from strategy_run where user_id = %s and run_id = %s for update"
@@ -248,6 +252,31 @@ def test_a_statement_that_takes_too_long_is_504(
     finally:
         api.conn.execute(before)
     assert (found.status_code, found.json()["code"]) == (504, "57014")
+
+
+def test_the_timeouts_are_those_of_the_apis_role(api: Door) -> None:
+    """Whoever logs in: a superuser who becomes it is not given its settings by PostgreSQL."""
+
+    async def shown() -> dict[str, str]:
+        database = Database(api.dsn, size=1, is_superuser=True)
+        await database.pool.open()
+        try:
+            async with database.pool.connection() as conn:
+                rows = await conn.execute("select name, setting from pg_settings where name like '%_timeout'")
+                return dict(await rows.fetchall())
+        finally:
+            await database.pool.close()
+
+    names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+    login = api.conn.execute("select unnest(rolconfig) from pg_roles where rolname = 'papertick_api'").fetchall()
+    assert login == [("statement_timeout=10s",), ("lock_timeout=2s",), ("idle_in_transaction_session_timeout=5s",)]
+    assert [asyncio.run(shown())[name] for name in names] == ["10000", "2000", "5000"]
+    here = sql.SQL("alter role papertick_api in database {}").format(sql.Identifier(api.conn.info.dbname))
+    api.conn.execute(here + sql.SQL(" set statement_timeout = '7s'"))
+    try:
+        assert [asyncio.run(shown())[name] for name in names] == ["7000", "2000", "5000"]
+    finally:
+        api.conn.execute(here + sql.SQL(" reset all"))
 
 
 # --- start and end ---

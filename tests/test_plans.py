@@ -279,6 +279,15 @@ def test_the_curve_between_stored_marks_is_linear(db: Conn, analyzed: bool) -> N
     work(db, lambda: db.execute("select * from equity_between(%s, %s)", run)).check(rows=1000)
 
 
+def test_the_violations_of_a_run_are_linear(db: Conn) -> None:
+    """Without statistics too, when joins of marks look best as loops."""
+    make_market(db, 1, 1000)
+    run = sip_run(db)
+    replay(db, run, 0, 999)
+    done = work(db, lambda: db.execute("select * from run_violations(%s, %s)", run))
+    assert done.tuples("mtm_ledger", "mtm_ledger_pkey", "paper_equity_curve", "paper_equity_curve_pkey") <= 40 * 1000
+
+
 def test_deleting_a_run_is_linear(db: Conn) -> None:
     make_market(db, 1, 500)
     run = sip_run(db)

@@ -32,10 +32,17 @@ ROLE = "papertick_api"
 ATTEMPTS = 5
 # Of no statement that was the last of its transaction can be said that it was not committed, unless by these.
 _NOTHING_COMMITTED = frozenset({"40001", "40P01", "55P03"})
+# The timeouts are those of papertick_api, whoever logs in; these where it has none.
 SETTINGS: LiteralString = """
 set statement_timeout = '10s'; set lock_timeout = '2s'; set idle_in_transaction_session_timeout = '5s';
 set timezone = 'UTC'; set datestyle = 'ISO, YMD'; set intervalstyle = 'postgres';
-set default_transaction_isolation = 'read committed'; set search_path = public; set jit = off"""
+set default_transaction_isolation = 'read committed'; set search_path = public; set jit = off;
+select set_config(split_part(c, '=', 1), substr(c, strpos(c, '=') + 1), false)
+  from pg_db_role_setting s join pg_roles r on r.oid = s.setrole join pg_database d on d.datname = current_database()
+ cross join unnest(s.setconfig) c
+ where r.rolname = 'papertick_api' and s.setdatabase in (0, d.oid)
+   and split_part(c, '=', 1) in ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout')
+ order by s.setdatabase"""
 
 
 class _Text(Loader):
