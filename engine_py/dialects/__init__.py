@@ -70,4 +70,7 @@ def _refuse_pages(source: Source) -> None:
 
 
 def open_rows(dialect: Dialect, source: Source, options: Options, clock: Clock) -> Rows:
-    return dialect.open(source, options, clock)
+    """The rows of a file. Raises Bad; UsageError for options that mean nothing to its format."""
+    rows = dialect.open(source, options, clock)
+    options.refuse_all_but(rows.takes, dialect.name)
+    return rows
