@@ -117,7 +117,7 @@ def _options(
         delimiter = "\t" if delimiter == "tab" else delimiter
         if len(delimiter) != 1 or delimiter in '"\r\n\0':
             raise UsageError("a delimiter is one character", hint="For a tab: --delimiter tab.")
-    return Options(
+    options = Options(
         format=form,
         names=_names(names),
         date_format=time_format(date_format) if date_format else None,
@@ -127,6 +127,8 @@ def _options(
         only=None if only is None else frozenset(_listed(only)),
         **rest,
     )
+    _ = options.style  # raises for one that contradicts itself
+    return options
 
 
 def _series(text: str | None) -> frozenset[str] | None:

@@ -66,6 +66,8 @@ class Table:
     `ahead`: lines that were taken from the stream before, the header the first of them.
     """
 
+    takes: frozenset[str] = frozenset()  # of the options for dialects
+
     def __init__(
         self,
         stream: IO[str],

@@ -10,7 +10,7 @@ from psycopg import Connection, sql
 from engine_py.adjustment import contradicted, contradictions
 from engine_py.bars import ADJUSTED_CLOSE, ADJUSTED_RULES, BAR_RULES, OUTSIDE, PRICES, SAME_BAR, Closes
 from engine_py.csvfile import Bad
-from engine_py.dialects import Rows, detect
+from engine_py.dialects import Rows, detect, open_rows
 from engine_py.dialects.base import RAW, UNKNOWN, Dialect, Options
 from engine_py.dialects.base import Source as rows_source
 from engine_py.dialects.times import Clock
@@ -64,7 +64,7 @@ class Load:
             self._require_prices(dialect)
             self._formats[dialect.name] = None
             self._report.format = ", ".join(self._formats)
-            rows = dialect.open(source, self._options, self.clock())
+            rows = open_rows(dialect, source, self._options, self.clock())
             self.fill(rows, progress, file.name)
         except Bad as bad:
             raise refused(self._report, bad, 1, file.name if self._report.files > 1 else "") from None
@@ -107,13 +107,14 @@ class Load:
                      on conflict do nothing)
                select count(*), min(first), max(last) from s"""
         )
+        symbols = stage.symbols() if report.dry_run else []
         stored = sql.SQL("(select * from public.price_bar where feed = {})").format(sql.Literal(self._feed))
         stage.compare(stored, "symbol, logical_time", SAME_BAR)
         stage.report_flaws(skip_bad=skip_bad, hint="Correct these lines, or leave them out with --skip-bad.")
         report.outside_sessions = _outside_sessions(conn, self._calendar)
         stage.store("public.price_bar", {"feed": self._feed}, "symbol, logical_time, open, high, low, close, volume")
         if report.dry_run:
-            report.gaps = gaps(conn, self._feed, self._calendar)
+            report.gaps = gaps(conn, self._feed, self._calendar, symbols)
         elif report.rows:
             notify(conn, self._feed)
         if report.first and report.last:
@@ -160,19 +161,20 @@ def _outside_sessions(conn: Connection[Any], calendar: str) -> int:
     return int(row[0])
 
 
-def gaps(conn: Connection[Any], feed: str, calendar: str) -> int | None:
-    """Sessions in which a symbol of the stage has no bar in the feed, between its first and its last one there."""
+def gaps(conn: Connection[Any], feed: str, calendar: str, symbols: list[str]) -> int | None:
+    """Sessions in which one of these has no bar in the feed, between its first and its last one there."""
     if calendar == "ALWAYS":
         return None
     row = conn.execute(
         """select count(*)
-             from (select symbol, min(logical_time) as first, max(logical_time) as last
-                     from pg_temp.papertick_stage group by symbol) s
-             join public.market_session m on m.calendar = %(calendar)s and m.open_at >= s.first and m.close_at <= s.last
+             from unnest(%(symbols)s::text[]) s (symbol)
+            cross join lateral (select min(b.logical_time) as first, max(b.logical_time) as last
+                                  from public.price_bar b where b.feed = %(feed)s and b.symbol = s.symbol) x
+             join public.market_session m on m.calendar = %(calendar)s and m.open_at >= x.first and m.close_at <= x.last
             where not exists (select from public.price_bar b
                                where b.feed = %(feed)s and b.symbol = s.symbol
                                  and b.logical_time > m.open_at and b.logical_time <= m.close_at)""",
-        {"feed": feed, "calendar": calendar},
+        {"feed": feed, "calendar": calendar, "symbols": symbols},
     ).fetchone()
     return int(row[0]) if row else 0
 

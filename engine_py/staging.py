@@ -274,6 +274,9 @@ class Stage:
         base, step, name = self._files[bisect(self._files, problem.line, key=lambda file: file[0] + 1) - 1]
         return problem._replace(line=(problem.line - base) // step, file=name if len(self._files) > 1 else "")
 
+    def symbols(self) -> list[str]:
+        return [symbol for (symbol,) in self._run("select distinct symbol from pg_temp.papertick_stage")]
+
     def summarize(self, query: LiteralString) -> None:
         row = self._run(query).fetchone()
         assert row

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from helpers import raises, value
 
 from engine_py.api.routing import ROUTES
 
+DATA = Path(__file__).parent / "data_in"
 CSV, NDJSON = {"Content-Type": "text/csv"}, {"Content-Type": "application/x-ndjson"}
 HEAD = "symbol,logical_time,open,high,low,close,volume\n"
 LINES = "".join(f"AAA,{iso(n)},{100 + n},{103 + n},{98 + n},{101 + n},1000\n" for n in range(10))
@@ -44,6 +46,18 @@ def test_bars_are_loaded_and_loaded_again(admin: Client) -> None:
     assert [bar["open"] for bar in bars(admin, feed)][:2] == ["100.00000000", "101.00000000"]
     report = load(admin, feed, gzip.compress((HEAD + LINES).encode())).json()
     assert (report["rows"], report["unchanged"]) == (0, 10)
+
+
+def test_bars_in_the_dialect_of_their_source(admin: Client) -> None:
+    feed, content = new("feed"), (DATA / "yahoo_ACME.csv").read_bytes()
+    path = f"/v1/admin/feeds/{feed}/bars"
+    said = {"format": "yahoo", "symbol": "ACME"}
+    admin.refused(400, "invalid", "POST", path, content=content, headers=CSV, params=said)  # whether they are adjusted
+    assert load(admin, feed, content, **said, prices="adjusted").json()["rows"] == 3
+    assert bars(admin, feed, "ACME")[0]["close"] == "51.00000000"
+    navs = load(admin, new("feed"), (DATA / "NAVAll.txt").read_bytes(), format="amfi-nav")
+    assert navs.json()["rows"] == 3
+    admin.refused(422, "invalid", "POST", path, content=content, headers=CSV, params={"format": "parquet"})
 
 
 def test_ndjson_is_the_same_and_keeps_every_digit(admin: Client) -> None:
@@ -126,7 +140,7 @@ def test_uploads_have_a_limit_of_their_own(api: Door, admin: Client) -> None:
         path = f"/v1/admin/feeds/{new('feed')}/bars"
         there.refused(413, "too_large", "POST", path, content=content, headers=CSV)
         there.refused(413, "too_large", "POST", path, content=iter([content.encode()]), headers=CSV)
-        assert there.post(path, content=HEAD + LINES * 5, headers=CSV).status_code == 422  # repeated lines: it was read
+        assert there.post(path, content=HEAD + LINES * 5, headers=CSV).json()["unchanged"] == 40
 
 
 def test_users_and_keys_are_made_and_shown_once(api: Door, admin: Client) -> None:

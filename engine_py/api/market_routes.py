@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine_py.api.fields import Boolean, Number, Text, Time
+from engine_py.api.fields import Boolean, Number, Text, Time, Word
 from engine_py.api.table import (
     CURSOR,
     FROM,
@@ -18,6 +18,7 @@ from engine_py.api.table import (
     page,
     verb,
 )
+from engine_py.dialects import TEXT_FORMATS
 
 FEED = Text("feed", "The feed.", True, least=1)
 SYMBOL = Text("symbol", "The instrument.", True, most=64, least=1)
@@ -208,6 +209,8 @@ ROUTES: tuple[Route, ...] = (
         query=(
             Text("calendar", "The calendar of a feed that is new. Default: ALWAYS.", least=1),
             Text("symbol", "Where the file has no column for it.", most=64, least=1),
+            Word("format", "What wrote the CSV. Default: generic.", words=TEXT_FORMATS),
+            Word("prices", "Whether splits and dividends are in them. Default: raw.", words=("raw", "adjusted")),
         ),
         refusals=_UPLOAD,
         admin_only=True,

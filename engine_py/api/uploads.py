@@ -20,6 +20,7 @@ from engine_py.api.problem import MEDIA_TYPE, Problem, from_error, invalid, of_k
 from engine_py.api.table import Call, Statement
 from engine_py.api.wire import dump
 from engine_py.csvfile import MAX_LINE
+from engine_py.dialects.base import Options
 from engine_py.staging import LoadReport
 
 _SECONDS = 900
@@ -90,8 +91,14 @@ def _document(report: LoadReport) -> dict[str, Any]:
 
 def _bars(call: Call) -> Load:
     query = call.query
-    return lambda conn, source: feed.load_csv(
-        conn, source, feed=call.path["feed"], calendar=query.get("calendar"), symbol=query.get("symbol")
+    said = query.get("prices")
+    options = Options(
+        format=query.get("format") or "generic",
+        symbol=query.get("symbol"),
+        adjusted=None if said is None else said == "adjusted",
+    )
+    return lambda conn, source: feed.load_files(
+        conn, [source], feed=call.path["feed"], calendar=query.get("calendar"), options=options
     )
 
 

@@ -12,7 +12,19 @@ from engine_py.dialects.generic import MAPPABLE, open_generic
 from engine_py.dialects.times import Clock
 from engine_py.errors import UsageError
 
-__all__ = ["DIALECTS", "MAPPABLE", "Clock", "Dialect", "Options", "Rows", "Source", "by_name", "detect", "open_rows"]
+__all__ = [
+    "DIALECTS",
+    "MAPPABLE",
+    "TEXT_FORMATS",
+    "Clock",
+    "Dialect",
+    "Options",
+    "Rows",
+    "Source",
+    "by_name",
+    "detect",
+    "open_rows",
+]
 
 Rows: TypeAlias = Table | Reader
 
@@ -30,6 +42,9 @@ DIALECTS = (
     Dialect("ndjson", "one JSON object a line", SAID, ndjson.claims, ndjson.open_objects),
     Dialect("parquet", "Parquet (extra parquet)", SAID, parquet.claims, parquet.open_parquet),
 )
+
+
+TEXT_FORMATS = tuple(d.name for d in DIALECTS if d.name not in ("kite", "ndjson", "parquet"))  # that are no JSON
 
 
 def by_name(name: str) -> Dialect:
@@ -70,4 +85,7 @@ def _refuse_pages(source: Source) -> None:
 
 
 def open_rows(dialect: Dialect, source: Source, options: Options, clock: Clock) -> Rows:
-    return dialect.open(source, options, clock)
+    """The rows of a file. Raises Bad; UsageError for options that mean nothing to its format."""
+    rows = dialect.open(source, options, clock)
+    options.refuse_all_but(rows.takes, dialect.name)
+    return rows

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import IO, Any, NamedTuple
 
 from engine_py.bars import ADJUSTED_CLOSE, BAR
@@ -34,6 +34,11 @@ _is_plain_symbol = re.compile(SYMBOL, re.ASCII).fullmatch
 MAX_DOCUMENT = 64 << 20  # characters of a JSON document, which is read as a whole
 
 
+ALL_TAKE = frozenset(("format", "symbol", "only", "adjusted"))
+OF_TIMES = frozenset(("date_format", "time_zone", "interval"))
+OF_TEXT = OF_TIMES | {"names", "decimal_comma", "thousands", "delimiter"}
+
+
 class LeftOut(Exception):
     """This row is no bar that was asked for; the reason is counted, nothing is wrong."""
 
@@ -55,6 +60,16 @@ class Options:
     series: frozenset[str] | None = None  # empty: all
     only: frozenset[str] | None = None  # these symbols
     adjusted: bool | None = None
+
+    def refuse_all_but(self, taken: frozenset[str], form: str) -> None:
+        """Raise UsageError for what was said and means nothing to a format."""
+        for option in fields(self):
+            if option.name in ALL_TAKE or option.name in taken:
+                continue
+            said = getattr(self, option.name)
+            if said is not None and said is not False and said != {}:
+                name = "--map" if option.name == "names" else "--" + option.name.replace("_", "-")
+                raise UsageError(f"{name} means nothing to the format {form}")
 
     @property
     def style(self) -> Style | None:
@@ -126,9 +141,12 @@ class Reader:
     """The bars of one source as lines for COPY, and the problems found on the way.
 
     A dialect says with raws() what its rows are and with bar() what one of them means; bar() may raise Bad or LeftOut.
+    `takes`: the options that it heeds, beside those that all do.
     Numbers count from 1: lines of a text, candles of a JSON document, rows of a table; times `step` where a line holds
     several rows.
     """
+
+    takes: frozenset[str] = frozenset()
 
     def __init__(self, options: Options, clock: Clock, *, reads_adjusted: bool = False) -> None:
         self.options, self.clock = options, clock

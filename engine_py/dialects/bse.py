@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from engine_py.csvfile import DATE, Bad
-from engine_py.dialects.base import LeftOut, Options, Reader, Source
+from engine_py.dialects.base import OF_TEXT, LeftOut, Options, Reader, Source
 from engine_py.dialects.delimited import Delimited
 from engine_py.dialects.nse import of_series
 from engine_py.dialects.times import COMPACT, DAY_MONTH_YEAR, Clock
@@ -29,6 +29,7 @@ _COLUMNS = {
 
 
 class Bhavcopy(Delimited):
+    takes = OF_TEXT | {"series", "date"}
     aliases = _COLUMNS
     optional = Delimited.optional | {"time", "type"}
     zero_is_nothing = True

@@ -13,7 +13,7 @@ from typing import Any
 
 from engine_py.bars import ADJUSTED_CLOSE, BAR, PRICES
 from engine_py.csvfile import Bad, shown
-from engine_py.dialects.base import Bar, LeftOut, Options, Reader
+from engine_py.dialects.base import OF_TIMES, Bar, LeftOut, Options, Reader
 from engine_py.dialects.numbers import number_text
 from engine_py.dialects.times import Clock
 
@@ -39,6 +39,8 @@ class ColumnSet:
 
 class Columns(Reader):
     """`line` is the number of the row, from 1."""
+
+    takes = OF_TIMES | {"names"}
 
     def __init__(self, source: ColumnSet, options: Options, clock: Clock) -> None:
         self._source = source

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from engine_py.csvfile import MAX_LINE, Bad, shown, split_line
-from engine_py.dialects.base import Bar, LeftOut, Options, Reader, Source
+from engine_py.dialects.base import OF_TEXT, Bar, LeftOut, Options, Reader, Source
 from engine_py.dialects.numbers import Style
 from engine_py.dialects.times import Clock, time_format
 
@@ -19,6 +19,7 @@ class Delimited(Reader):
     A line that repeats the header, as in files put end to end, and a blank one are passed over.
     """
 
+    takes = OF_TEXT
     aliases: Mapping[str, tuple[str, ...]]
     optional: frozenset[str] = frozenset(("volume", "adj_close"))
     delimiter: str = ","
@@ -32,6 +33,8 @@ class Delimited(Reader):
         self._delimiter = options.delimiter or self.delimiter
         self._header = split_line(source.header, self._delimiter)
         self._at = self._find(options, has_symbol)
+        if options.symbol is not None and "symbol" in self._at:
+            raise Bad("42701", "the file has a symbol column, and a symbol was given as well")
         super().__init__(options, clock, reads_adjusted="adj_close" in self._at)
         self.mapping = {ours: self._header[i] for ours, i in self._at.items() if i is not None}
         self._clean = (options.style or Style(self.thousands)).plain

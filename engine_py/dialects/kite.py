@@ -23,6 +23,8 @@ _NAMES = ("date", "open", "high", "low", "close")
 class Candles(Reader):
     """`line` is the number of the candle."""
 
+    takes = frozenset(("interval",))
+
     def __init__(self, source: Source, options: Options, clock: Clock) -> None:
         super().__init__(options, clock)
         self._symbol = symbol_of(source, options)

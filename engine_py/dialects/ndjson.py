@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from engine_py.barlines import parse
 from engine_py.csvfile import Bad
 from engine_py.dialects import base
-from engine_py.dialects.base import LeftOut, Options, Reader, Source
+from engine_py.dialects.base import OF_TIMES, LeftOut, Options, Reader, Source
 from engine_py.dialects.documents import starts_with
 from engine_py.dialects.times import Clock
 
 
 class Objects(Reader):
+    takes = OF_TIMES
+
     def __init__(self, source: Source, options: Options, clock: Clock) -> None:
         super().__init__(options, clock)
         self._source = source
+        clock.read = options.date_format
 
     def raws(self) -> Iterator[tuple[int, str]]:
         return ((number, line) for number, line in self._source.lines() if line.strip())

@@ -5,7 +5,7 @@ Prices are as traded. Of the several series of a symbol EQ is read, unless other
 
 from __future__ import annotations
 
-from engine_py.dialects.base import LeftOut, Options, Reader, Source
+from engine_py.dialects.base import OF_TEXT, LeftOut, Options, Reader, Source
 from engine_py.dialects.delimited import Delimited
 from engine_py.dialects.times import Clock
 
@@ -25,6 +25,7 @@ _COLUMNS = {
 
 
 class Bhavcopy(Delimited):
+    takes = OF_TEXT | {"series"}
     aliases = _COLUMNS
     date_format = "dd-mmm-yyyy"
     zero_is_nothing = True

@@ -7,7 +7,7 @@ NSE: the symbol is TckrSymb, series EQ. BSE: the symbol is the scrip code (FinIn
 from __future__ import annotations
 
 from engine_py.csvfile import Bad, split_line
-from engine_py.dialects.base import LeftOut, Options, Reader, Source
+from engine_py.dialects.base import OF_TEXT, LeftOut, Options, Reader, Source
 from engine_py.dialects.delimited import Delimited
 from engine_py.dialects.nse import EQUITY, of_series
 from engine_py.dialects.times import Clock
@@ -30,6 +30,7 @@ _COLUMNS = {
 
 
 class Udiff(Delimited):
+    takes = OF_TEXT | {"series"}
     aliases = _COLUMNS
     zero_is_nothing = True
     exchange = "NSE"

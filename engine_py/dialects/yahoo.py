@@ -56,6 +56,8 @@ class Csv(Delimited):
 class Wide(Reader):
     """yfinance's download with three header lines: fields, tickers, and the name of the first column."""
 
+    takes = frozenset(("time_zone", "interval"))
+
     def __init__(self, source: Source, options: Options, clock: Clock) -> None:
         fields, tickers, title = (split_line(source.peek(n).removeprefix("\ufeff")) for n in range(3))
         self._places: dict[str, dict[str, int]] = {}
