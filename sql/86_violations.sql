@@ -80,7 +80,8 @@ create view engine.violation_fill as
    group by f.user_id, f.run_id, f.symbol, f.logical_time, f.volume, f.participation
   having sum(f.quantity) > f.participation * f.volume;
 
-create view engine.violation as
+-- All but those that look at bars.
+create view engine.violation_ledger as
   select v.user_id, v.run_id, v.rule, v.detail from engine.violation_structure v
   union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_order v
   union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_cash v
@@ -88,9 +89,20 @@ create view engine.violation as
   union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_position v
   union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_mark v
   union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_slot v
-  union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_fill v
   union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_action v
   union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_margin v;
+
+create view engine.violation as
+  select v.user_id, v.run_id, v.rule, v.detail from engine.violation_ledger v
+  union all select v.user_id, v.run_id, v.rule, v.detail from engine.violation_fill v;
+
+-- Of one run, each table by its key. No nested loops: on a run that was written a moment ago, and of which the planner
+-- knows nothing yet, they are quadratic. Bars are another matter: a run's fills are few of a feed's.
+create function engine.ledger_violations(p_user_id bigint, p_run_id bigint) returns table (rule text, detail text)
+language plpgsql stable set enable_nestloop = off set plan_cache_mode = force_custom_plan as $$
+begin
+  return query select v.rule, v.detail from engine.violation_ledger v where v.user_id = p_user_id and v.run_id = p_run_id;
+end $$;
 
 -- The public view stands on a function and not on the views above, so that rebuilding them takes away neither its grants
 -- nor what others have built on it; and the function has settings: these joins are of whole tables, and a planner without
@@ -118,6 +130,7 @@ language plpgsql stable security definer set search_path = public, pg_temp set p
 begin
   perform from public.strategy_run where false;
   perform engine.require_readable(p_user_id, p_run_id), engine.require_run(p_user_id, p_run_id);
-  return query select v.rule, v.detail from engine.violation v where v.user_id = p_user_id and v.run_id = p_run_id;
+  return query select v.rule, v.detail from engine.ledger_violations(p_user_id, p_run_id) v
+               union all select v.rule, v.detail from engine.violation_fill v where v.user_id = p_user_id and v.run_id = p_run_id;
 end $$;
 comment on function run_violations is 'run_violations(user, run) → (rule, detail): the broken invariants of this run alone, at the cost of this run alone. Must be empty. TE204.';

@@ -53,9 +53,15 @@ language plpgsql stable as $$
 declare
   v_benchmark numeric[] := case when p_symbol is not null then
     array(select b.value from engine.benchmark_rows(c, p_symbol) b order by b.logical_time) end;
-  v_drawdowns numeric[] := array(select e.drawdown from engine.curve_rows(c) e order by e.logical_time);
 begin
   return (
+    with e as materialized (
+      select r.*, row_number() over (order by r.logical_time) as n from engine.curve_rows(c) r
+    ), k as materialized (
+      select unnest(engine.thinned(c.equities, p_points)) as n
+      union select unnest(engine.thinned(v_benchmark, p_points))
+      union select unnest(engine.thinned((select array_agg(e.drawdown order by e.n) from e), p_points))
+    )
     select jsonb_build_object(
              'marks', coalesce(cardinality(c.times), 0),
              'logical_time', coalesce(jsonb_agg(engine.iso(e.logical_time) order by e.n), '[]'),
@@ -65,25 +71,23 @@ begin
              'growth', coalesce(jsonb_agg(round(e.growth, 12) order by e.n), '[]'),
              'drawdown', coalesce(jsonb_agg(round(e.drawdown, 8) order by e.n), '[]'),
              'benchmark', case when p_symbol is not null then coalesce(jsonb_agg(b.value order by e.n), '[]') end)
-      from (select r.*, row_number() over (order by r.logical_time) as n from engine.curve_rows(c) r) e
-      join (select unnest(engine.thinned(c.equities, p_points)) as n
-            union select unnest(engine.thinned(v_drawdowns, p_points))
-            union select unnest(engine.thinned(v_benchmark, p_points))) k on k.n = e.n
+      from e join k on k.n = e.n
       left join unnest(v_benchmark) with ordinality b (value, n) on b.n = e.n);
 end $$;
 
 -- One symbol's price in today's units, its average cost, and where the run traded; of many trades a spread of p_trades.
 create function engine.report_symbol(p_user_id bigint, p_run_id bigint, p_symbol text, p_points int, p_trades int) returns jsonb
 language plpgsql stable as $$
-declare
-  v_closes numeric[] := array(select p.close / p.split_factor from engine.price_rows(p_user_id, p_run_id, p_symbol) p order by p.logical_time);
 begin
-  return jsonb_build_object('symbol', p_symbol, 'bars', cardinality(v_closes)) || (
+  return jsonb_build_object('symbol', p_symbol) || (
+    with p as materialized (
+      select r.*, row_number() over (order by r.logical_time) as n from engine.price_rows(p_user_id, p_run_id, p_symbol) r
+    )
     select jsonb_build_object(
-             'logical_time', coalesce(jsonb_agg(engine.iso(p.logical_time) order by p.n), '[]'), 'close', coalesce(jsonb_agg(p.close order by p.n), '[]'),
+             'bars', (select count(*) from p), 'logical_time', coalesce(jsonb_agg(engine.iso(p.logical_time) order by p.n), '[]'), 'close', coalesce(jsonb_agg(p.close order by p.n), '[]'),
              'split_factor', coalesce(jsonb_agg(p.split_factor order by p.n), '[]'), 'average_cost', coalesce(jsonb_agg(p.average_cost order by p.n), '[]'))
-      from (select r.*, row_number() over (order by r.logical_time) as n from engine.price_rows(p_user_id, p_run_id, p_symbol) r) p
-      join unnest(engine.thinned(v_closes, p_points)) k (n) on k.n = p.n) || engine.report_trades(p_user_id, p_run_id, p_symbol, p_trades);
+      from unnest(engine.thinned((select array_agg(p.close / p.split_factor order by p.n) from p), p_points)) k (n)
+      join p on p.n = k.n) || engine.report_trades(p_user_id, p_run_id, p_symbol, p_trades);
 end $$;
 
 create function engine.report_trades(p_user_id bigint, p_run_id bigint, p_symbol text, p_trades int) returns jsonb
@@ -102,8 +106,8 @@ begin
                filter (where t.n = 1 or t.n = t.total or t.total <= p_trades or t.n * p_trades / t.total > (t.n - 1) * p_trades / t.total), '[]'))
       from (select u.trade_id, max(u.at) as at, max(u.side) as side, max(u.source) as source, max(u.quantity) as quantity, max(u.price) as price, max(u.cash) as cash,
                    max(u.average_cost) as average_cost, row_number() over (order by u.trade_id) as n, count(*) over () as total
-              from (select t.trade_id, t.logical_time::timestamptz as at, t.side, t.source, t.quantity, t.price, t.cash, null::numeric as average_cost
-                      from report_fill t where t.user_id = p_user_id and t.run_id = p_run_id and t.symbol = p_symbol
+              from (select t.trade_id, t.logical_time as at, t.side, t.source, t.quantity, t.price, t.cash, null::numeric as average_cost
+                      from report_fill(p_user_id, p_run_id) t where t.symbol = p_symbol
                     union all
                     select h.trade_id, null, null, null, null, null, null, h.average_cost
                       from engine.holding_steps(p_user_id, p_run_id) h where h.symbol = p_symbol and h.trade_id is not null) u
@@ -145,10 +149,10 @@ language plpgsql stable as $$
 begin
   return (
     select jsonb_build_object('count', count(*), 'rows', coalesce(jsonb_agg(
-             to_jsonb(f) - '{user_id,run_id,n,total}'::text[] || jsonb_build_object('logical_time', engine.iso(f.logical_time)) order by f.trade_id)
+             to_jsonb(f) - '{n,total}'::text[] || jsonb_build_object('logical_time', engine.iso(f.logical_time)) order by f.trade_id)
              filter (where f.n <= p_first or f.n > f.total - p_last), '[]'))
       from (select t.*, row_number() over (order by t.trade_id) as n, count(*) over () as total
-              from report_fill t where t.user_id = p_user_id and t.run_id = p_run_id) f);
+              from report_fill(p_user_id, p_run_id) t) f);
 end $$;
 
 create function engine.report_violations(p_user_id bigint, p_run_id bigint, p_shown int) returns jsonb

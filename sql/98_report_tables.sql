@@ -1,43 +1,53 @@
--- The tables of a report: instalments, fills, fees, rejections, plans. Plain views over the ledgers; see 98_report_series.
+-- The tables of a report: fills, instalments, fees, rejections, plans. See 98_report_series. What joins a run's ledgers is a
+-- function that does without nested loops: on a run that was written a moment ago, and of which the planner knows nothing yet,
+-- they are quadratic.
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
+create or replace function report_fill(p_user_id bigint, p_run_id bigint)
+returns table (trade_id bigint, logical_time timestamptz, symbol text, side text, order_id bigint, order_type text, source text, quantity numeric, price numeric, value numeric, fees numeric, cash numeric)
+language plpgsql stable security definer set search_path = public, pg_temp set enable_nestloop = off set plan_cache_mode = force_custom_plan set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  perform engine.require_readable(p_user_id, p_run_id), engine.require_run(p_user_id, p_run_id);
+  return query 
+  select t.trade_id, t.logical_time::timestamptz, t.symbol, t.side::text, t.order_id, o.order_type::text, o.source, t.quantity::numeric, t.price::numeric,
+         (case t.side when 'BUY' then -l.amount - t.fees else l.amount + t.fees end)::numeric, t.fees::numeric, l.amount::numeric
+    from paper_trade t
+    join paper_order o on o.user_id = t.user_id and o.run_id = t.run_id and o.order_id = t.order_id
+    left join cash_ledger l on l.user_id = t.user_id and l.run_id = t.run_id and l.trade_id = t.trade_id
+   where t.user_id = p_user_id and t.run_id = p_run_id;
+end $$;
+comment on function report_fill is 'report_fill(user, run): the rows of the view report_fill for one run.';
+
+create or replace function report_instalment(p_user_id bigint, p_run_id bigint)
+returns table (sip_id bigint, slot int, trade_id bigint, logical_time timestamptz, symbol text, quantity numeric, price numeric, fees numeric, amount numeric, paid numeric, held numeric, average_cost numeric)
+language plpgsql stable security definer set search_path = public, pg_temp set enable_nestloop = off set plan_cache_mode = force_custom_plan set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  perform engine.require_readable(p_user_id, p_run_id), engine.require_run(p_user_id, p_run_id);
+  return query 
+  select i.sip_id, i.slot, f.trade_id, f.logical_time, f.symbol, f.quantity, f.price, f.fees, -f.cash,
+         -sum(f.cash) over (partition by i.sip_id, f.symbol order by f.trade_id), h.quantity, h.average_cost
+    from (select split_part(e.event_key, ':', 1)::bigint as sip_id, split_part(e.event_key, ':', 2)::int as slot, (v.id #>> '{}')::numeric as order_id
+            from event_ledger e
+           cross join lateral jsonb_array_elements(case when jsonb_typeof(e.payload -> 'orders') = 'array' then e.payload -> 'orders'
+                                                        else jsonb_build_array(e.payload -> 'order_id') end) v (id)
+           where e.user_id = p_user_id and e.run_id = p_run_id and e.event_type = 'SIP_EXECUTED' and e.event_key ~ '^[0-9]{1,18}:[0-9]{1,9}$'
+             and jsonb_typeof(v.id) = 'number' offset 0) i
+    join report_fill(p_user_id, p_run_id) f on f.order_id = i.order_id and f.source = 'SIP'
+    left join engine.holding_steps(p_user_id, p_run_id) h on h.trade_id = f.trade_id;
+end $$;
+comment on function report_instalment is 'report_instalment(user, run): the rows of the view report_instalment for one run.';
+
 create or replace view report_fill with (security_invoker = true) as
-select t.user_id, t.run_id, t.trade_id, t.logical_time, t.symbol, t.side, o.order_id, o.order_type, o.source, t.quantity, t.price,
-       case t.side when 'BUY' then -l.amount - t.fees else l.amount + t.fees end as value, t.fees, l.amount as cash
-  from paper_trade t
-  join paper_order o on o.user_id = t.user_id and o.run_id = t.run_id and o.order_id = t.order_id
-  left join cash_ledger l on l.user_id = t.user_id and l.run_id = t.run_id and l.trade_id = t.trade_id;
+select r.user_id, r.run_id, f.trade_id, f.logical_time, f.symbol, f.side, f.order_id, f.order_type, f.source, f.quantity, f.price, f.value, f.fees, f.cash
+  from strategy_run r cross join lateral report_fill(r.user_id, r.run_id) f;
 comment on view report_fill is 'One row a fill of a run, trade_id in order of time. source: who ordered it (CLIENT, SIP, REBALANCE, DIVIDEND, MARGIN …). quantity in units, price per unit; value = quantity × price, fees, and cash (signed: what it moved, fees included) in the run''s currency.';
 
--- What belongs together meets in one GROUP BY and not in a join, which may be planned as a quadratic loop where tables have
--- no statistics: the ends of slots by their orders, the purchases by their trades.
 create or replace view report_instalment with (security_invoker = true) as
-select i.user_id, i.run_id, i.sip_id, i.slot, i.trade_id, i.logical_time, i.symbol, i.quantity, i.price, i.fees, i.amount,
-       sum(i.amount) over (partition by i.user_id, i.run_id, i.sip_id, i.symbol order by i.trade_id) as paid, i.held, i.average_cost
-  from (select t.user_id, t.run_id, max(t.sip_id) as sip_id, max(t.slot) as slot, t.trade_id, max(t.logical_time) as logical_time, max(t.symbol) as symbol,
-               max(t.quantity) as quantity, max(t.price) as price, max(t.fees) as fees, max(t.amount) as amount, max(t.held) as held, max(t.average_cost) as average_cost
-          from (select o.user_id, o.run_id, max(o.sip_id) as sip_id, max(o.slot) as slot, max(o.trade_id) as trade_id, max(o.logical_time) as logical_time,
-                       max(o.symbol) as symbol, max(o.quantity) as quantity, max(o.price) as price, max(o.fees) as fees, max(o.amount) as amount,
-                       null::numeric as held, null::numeric as average_cost
-                  from (select e.user_id, e.run_id, (v.id #>> '{}')::numeric as order_id, p.sip_id, p.slot, null::bigint as trade_id, null::timestamptz as logical_time,
-                               null as symbol, null::numeric as quantity, null::numeric as price, null::numeric as fees, null::numeric as amount
-                          from event_ledger e
-                         cross join lateral jsonb_array_elements(case when jsonb_typeof(e.payload -> 'orders') = 'array' then e.payload -> 'orders'
-                                                                      else jsonb_build_array(e.payload -> 'order_id') end) v (id)
-                         cross join lateral (select split_part(e.event_key, ':', 1)::bigint as sip_id, split_part(e.event_key, ':', 2)::int as slot
-                                              where e.event_key ~ '^[0-9]{1,18}:[0-9]{1,9}$') p
-                         where e.event_type = 'SIP_EXECUTED' and jsonb_typeof(v.id) = 'number'
-                        union all
-                        select f.user_id, f.run_id, f.order_id, null, null, f.trade_id, f.logical_time, f.symbol, f.quantity, f.price, f.fees, -f.cash
-                          from report_fill f where f.source = 'SIP') o
-                 group by o.user_id, o.run_id, o.order_id
-                having count(o.sip_id) = 1 and count(o.trade_id) = 1
-                union all
-                select h.user_id, h.run_id, null, null, h.trade_id, null, null, null, null, null, null, h.quantity, h.average_cost
-                  from report_holding h where h.trade_id is not null) t
-         group by t.user_id, t.run_id, t.trade_id) i
- where i.sip_id is not null;
+select r.user_id, r.run_id, i.sip_id, i.slot, i.trade_id, i.logical_time, i.symbol, i.quantity, i.price, i.fees, i.amount, i.paid, i.held, i.average_cost
+  from strategy_run r cross join lateral report_instalment(r.user_id, r.run_id) i;
 comment on view report_instalment is 'One row a purchase of a SIP: of a basket one for each symbol. quantity in units, price per unit; amount: what it cost, fees included; paid: the same of this plan and symbol so far; held, average_cost: units of the symbol that the run then held and what they cost on average, whoever bought them.';
 
 create or replace view report_fee with (security_invoker = true) as
