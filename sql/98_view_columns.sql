@@ -43,6 +43,8 @@ comment on column report_fill.trade_id is 'Counts 1, 2, 3 … within the run.';
 comment on column report_fill.logical_time is 'The bar or tick that filled it.';
 comment on column report_fill.symbol is 'The instrument.';
 comment on column report_fill.order_id is 'The order that it fills.';
+comment on column report_fill.side is 'BUY or SELL.';
+comment on column report_fill.order_type is 'Of the order: MARKET, LIMIT, STOP, STOP_LIMIT or TRAILING_STOP.';
 comment on column report_fill.source is 'Who made the order: CLIENT, SIP, REBALANCE, BRACKET, DIVIDEND or MARGIN.';
 comment on column report_fill.quantity is 'Units.';
 comment on column report_fill.price is 'Price of one unit.';
