@@ -280,6 +280,7 @@ def test_what_all_share(api: Door, ann: Client) -> None:
     feed = api.feed((100, 101, 102))
     assert {"feed": feed, "calendar": "ALWAYS", "adjusted": False} in ann.items("/v1/feeds", limit=1000)
     assert "AAA" in {row["symbol"] for row in ann.items("/v1/instruments", limit=1000)}
+    assert {"calendar": "ALWAYS", "time_zone": "UTC"} in ann.items("/v1/calendars", limit=1000)
     assert {"IN_DELIVERY", "US_PER_SHARE"} <= {
         row["fee_schedule"] for row in ann.items("/v1/fee-schedules", limit=1000)
     }

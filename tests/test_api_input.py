@@ -184,7 +184,7 @@ def test_pages_hold_everything_once(api: Door, ann: Client) -> None:
 
 
 def test_pages_of_market_data_hold_everything_once(api: Door, ann: Client) -> None:
-    for path in ("/v1/fee-schedules", "/v1/feeds", "/v1/instruments"):
+    for path in ("/v1/fee-schedules", "/v1/feeds", "/v1/calendars", "/v1/instruments"):
         whole, found, query = ann.items(path, limit=1000), [], {"limit": "7"}
         while len(found) < len(whole):
             page = ann.ok("GET", path, params=query)

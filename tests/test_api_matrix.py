@@ -31,7 +31,16 @@ SAMPLES: dict[str, Any] = {
     "amount": "10",
 }
 # Concern the caller alone, or all who have a key: they name nothing that is somebody's.
-OWN = {"start_run", "list_runs", "get_me", "list_keys", "list_feeds", "list_instruments", "list_fee_schedules"}
+OWN = {
+    "start_run",
+    "list_runs",
+    "get_me",
+    "list_keys",
+    "list_feeds",
+    "list_calendars",
+    "list_instruments",
+    "list_fee_schedules",
+}
 OWN |= {"list_bars"}
 
 

@@ -117,6 +117,7 @@ ROUTES: tuple[Route, ...] = (
         refusals=(404,),
     ),
     _shared("/v1/feeds", "feed", ('t.feed collate "C"',), "Series of bars."),
+    _shared("/v1/calendars", "calendar", ('t.calendar collate "C"',), "Whose sessions feeds follow."),
     _shared("/v1/instruments", "instrument", ('t.symbol collate "C"',), "What can be traded."),
     _shared("/v1/fee-schedules", "fee_schedule", (*_SCHEDULE, "t.effective_from"), "Dated charges."),
     Route(

@@ -168,6 +168,7 @@ ROWS: dict[str, Schema] = {
     "new_key": _row("A new key; its secret is shown this once.", key_id="id", key="text", prefix="text"),
     "user": _row("A user.", user_id="id", name="text"),
     "feed": _row("A series of bars.", feed="text", calendar="text", adjusted="bool"),
+    "calendar": _row("Whose sessions feeds follow.", calendar="text", time_zone="text"),
     "instrument": _row("What can be traded.", symbol="text", quantity_step="num", price_tick="num?", product="text"),
     "fee_schedule": _row(
         "A dated charge.",
