@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from psycopg import Connection, sql
 
@@ -99,6 +99,7 @@ def load_actions(
     *,
     symbol: str | None = None,
     series: frozenset[str] | None = None,
+    kind: Literal["SPLIT", "DIVIDEND"] | None = None,
     skip_bad: bool = False,
     dry_run: bool = False,
     strict: bool = False,
@@ -110,6 +111,7 @@ def load_actions(
     are ignored. Dividends of one ex-date and pay date with different amounts are stored as one, their sum. Symbols
     must be known. Yahoo's files of splits or dividends (of one `symbol`, or that of the file's name) and NSE's of
     corporate actions (of the `series` EQ) are read as well; what NSE's words do not say clearly is in the warnings.
+    `kind`: only these; prices that are adjusted for splits need the dividends alone.
     Rows equal to stored ones are counted as unchanged; stored rows are never changed.
     A bad line refuses the whole file (FeedError), or with `skip_bad` just itself. One transaction; safe to repeat.
     Prices that a split contradicts are warned of; `strict`: what would be a warning refuses.
@@ -132,6 +134,10 @@ def load_actions(
         )
         stage.fill(table)
         report.warnings += table.notes[:MAX_PROBLEMS] if isinstance(table, Events) else []
+        if kind == "SPLIT":
+            stage.leave_out("action_type = 'DIVIDEND'", "dividend")
+        elif kind == "DIVIDEND":
+            stage.leave_out("action_type = 'SPLIT'", "split")
         stage.judge(_ACTION_RULES)
         stage.add_up(_TWIN_DIVIDENDS)
         stage.refuse_repeats("symbol, ex_date, action_type", _ONE_DIVIDEND)

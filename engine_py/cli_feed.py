@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import click
 from psycopg import Connection
@@ -21,6 +21,7 @@ from engine_py.errors import UsageError
 from engine_py.render import counted
 
 _FORMATS = ("auto", *(dialect.name for dialect in DIALECTS))
+_KINDS: dict[str, Literal["SPLIT", "DIVIDEND"]] = {"split": "SPLIT", "dividend": "DIVIDEND"}
 _STRICT = click.option("--strict", is_flag=True, help="Refuse what is otherwise stored with a warning.")
 _SKIP_BAD = click.option("--skip-bad", is_flag=True, help="Leave bad lines out instead of refusing the file.")
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Do all of it, say what it came to, and take it back.")
@@ -159,11 +160,18 @@ def _names(text: str | None) -> dict[str, str]:
 @click.argument("file")
 @click.option("--symbol", help="Symbol of every row, for files that have no such column.")
 @click.option("--series", metavar="A,B,…", help="Series to read of NSE's file. Default: EQ; 'all'.")
+@click.option("--kind", type=click.Choice(("split", "dividend")), help="Only these. Default: both.")
 @_STRICT
 @_SKIP_BAD
 @_DRY_RUN
 def load_actions(
-    file: str, symbol: str | None, series: str | None, strict: bool, skip_bad: bool, dry_run: bool
+    file: str,
+    symbol: str | None,
+    series: str | None,
+    kind: Literal["split", "dividend"] | None,
+    strict: bool,
+    skip_bad: bool,
+    dry_run: bool,
 ) -> None:
     """Load splits and dividends from a CSV FILE ('-' reads standard input; gzip is fine).
 
@@ -176,7 +184,14 @@ def load_actions(
 
     def work(conn: Connection) -> feeds.LoadReport:
         return feeds.load_actions(
-            conn, file, symbol=symbol, series=_series(series), skip_bad=skip_bad, dry_run=dry_run, strict=strict
+            conn,
+            file,
+            symbol=symbol,
+            series=_series(series),
+            kind=_KINDS[kind] if kind else None,
+            skip_bad=skip_bad,
+            dry_run=dry_run,
+            strict=strict,
         )
 
     _run(work, (file,), dry_run=dry_run)

@@ -164,6 +164,12 @@ class Stage:
         self._run("alter table pg_temp.papertick_stage {}", columns)
         self._run("analyze pg_temp.papertick_stage")
 
+    def leave_out(self, rows: LiteralString, reason: str) -> None:
+        """Pass over the rows for which this SQL holds: they were not asked for."""
+        if gone := self._run("delete from pg_temp.papertick_stage where " + rows).rowcount:
+            self._report.read -= gone
+            self._report.left_out[reason] = self._report.left_out.get(reason, 0) + gone
+
     def judge(self, rules: Rules, said: LiteralString = "''") -> None:
         """Take out the rows that break a rule."""
         self.take_out("{}", broken_rows(rules, sql.SQL("pg_temp.papertick_stage"), said))

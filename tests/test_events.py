@@ -127,6 +127,9 @@ def test_yahoos_splits_and_dividends(tx: Conn) -> None:
 
 
 def test_yfinances_history_has_both(tx: Conn) -> None:
+    report = load(tx, "yfinance_history.csv", symbol="ACME", kind="DIVIDEND", dry_run=True)
+    assert (report.read, report.rows, report.left_out["split"], stored(tx)) == (1, 1, 1, [])
+    assert load(tx, "yfinance_history.csv", symbol="ACME", kind="SPLIT", dry_run=True).left_out["dividend"] == 1
     report = load(tx, "yfinance_history.csv", symbol="ACME")
     assert stored(tx) == [("ACME", "2024-01-03", "2:1", None), ("ACME", "2024-01-04", "0.12", "2024-01-04")]
     assert report.left_out == {"neither split nor dividend": 1}
