@@ -32,7 +32,7 @@ SAMPLES: dict[str, Any] = {
 }
 # Concern the caller alone, or all who have a key: they name nothing that is somebody's.
 OWN = {"start_run", "list_runs", "get_me", "list_keys", "list_feeds", "list_instruments", "list_fee_schedules"}
-OWN |= {"list_bars"}
+OWN |= {"list_bars", "list_leaderboard"}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from engine_py import __version__, errors
-from engine_py.api import docs, idempotency, infra_routes, market_routes, openapi, problem, user_routes, wire
+from engine_py.api import (
+    docs,
+    idempotency,
+    infra_routes,
+    leaderboard_routes,
+    market_routes,
+    openapi,
+    problem,
+    user_routes,
+    wire,
+)
 from engine_py.api.database import Database, Transaction
 from engine_py.api.fields import MAX_ID, Text, read_query
 from engine_py.api.fields import read_body as read_fields
@@ -31,7 +41,12 @@ from engine_py.api.uploads import Uploads
 
 log = logging.getLogger("papertick.api")
 
-ROUTES: tuple[Route, ...] = (*user_routes.ROUTES, *infra_routes.ROUTES, *market_routes.ROUTES)
+ROUTES: tuple[Route, ...] = (
+    *user_routes.ROUTES,
+    *leaderboard_routes.ROUTES,
+    *infra_routes.ROUTES,
+    *market_routes.ROUTES,
+)
 _JSON = "application/json"
 _MOVES = {"tick", "stop_run", "delete_run"}  # what a stream of the run should see at once
 
