@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -182,11 +183,20 @@ def leaderboard(rank: str | None, top: int, feed: str | None, like: str | None) 
     """The best of all runs by one metric."""
     with session() as s:
         rows = s.call_rows("leaderboard", once=False, metric=rank, feed=feed, limit=top, name_like=like)
-    emit(rows, table(rows, ("rank", "user_id", "run_id", "name", *_columns(rank))))
+    emit(rows, table([_rounded(row) for row in rows], ("rank", "user_id", "run_id", "name", *_columns(rank))))
 
 
 def _columns(rank: str | None) -> list[str]:
     return list(dict.fromkeys((rank or "xirr", *_NUMBERS)))
+
+
+def _rounded(row: Row) -> Row:
+    """For people: money to cents, shares and ratios to four decimals."""
+    money = ("funded", "cash", "market_value", "equity", "bought", "sold", "fees", "realized_pnl", "unrealized_pnl")
+    return {
+        name: round(value, 2 if name in money else 4) if isinstance(value, Decimal) else value
+        for name, value in row.items()
+    }
 
 
 def _emit_board(
@@ -194,7 +204,7 @@ def _emit_board(
 ) -> None:
     rows = sweeping.board(s, name, options["rank"], options["top"])
     labels = sweeping.varying(s, name)
-    lines = [{**row, **{label: row["parameters"].get(label) for label in labels}} for row in rows]
+    lines = [{**_rounded(row), **{label: row["parameters"].get(label) for label in labels}} for row in rows]
     parts = [f"sweep {name}: {words}", table(lines, ("rank", "user_id", "run_id", *labels, *_columns(options["rank"])))]
     if failed:
         refused = [failure._asdict() for failure in failed]

@@ -126,13 +126,13 @@ end $$;
 create function engine.metrics() returns table (metric text, of_marks boolean, of_trades boolean, is_least_best boolean)
 language sql immutable
 begin atomic
-  select m.metric, m.needs in ('MARKS', 'BOTH'), m.needs in ('TRADES', 'BOTH'), m.metric in ('fees', 'turnover', 'volatility')
+  select m.metric, m.needs in ('marks', 'both'), m.needs in ('fills', 'both'), m.metric in ('fees', 'turnover', 'volatility')
     from (values
-      ('funded', 'ENDS'), ('cash', 'ENDS'), ('market_value', 'ENDS'), ('equity', 'ENDS'), ('bought', 'TRADES'), ('sold', 'TRADES'),
-      ('fees', 'TRADES'), ('trades', 'TRADES'), ('realized_pnl', 'TRADES'), ('unrealized_pnl', 'TRADES'), ('hit_rate', 'TRADES'),
-      ('exposure', 'MARKS'), ('turnover', 'BOTH'), ('xirr', 'ENDS'), ('xirr_invested', 'ENDS'), ('twr', 'MARKS'), ('cagr', 'MARKS'),
-      ('max_drawdown', 'MARKS'), ('calmar', 'MARKS'), ('best_period', 'MARKS'), ('worst_period', 'MARKS'), ('volatility', 'MARKS'),
-      ('sharpe', 'MARKS'), ('sortino', 'MARKS')) m (metric, needs);
+      ('funded', 'ends'), ('cash', 'ends'), ('market_value', 'ends'), ('equity', 'ends'), ('bought', 'fills'), ('sold', 'fills'),
+      ('fees', 'fills'), ('trades', 'fills'), ('realized_pnl', 'fills'), ('unrealized_pnl', 'fills'), ('hit_rate', 'fills'),
+      ('exposure', 'marks'), ('turnover', 'both'), ('xirr', 'ends'), ('xirr_invested', 'ends'), ('twr', 'marks'), ('cagr', 'marks'),
+      ('max_drawdown', 'marks'), ('calmar', 'marks'), ('best_period', 'marks'), ('worst_period', 'marks'), ('volatility', 'marks'),
+      ('sharpe', 'marks'), ('sortino', 'marks')) m (metric, needs);
 end;
 
 -- Sums over all symbols of a run. reason: why there is no profit; is_ahead: traded after the last mark.

@@ -28,7 +28,7 @@ begin
   delete from app_user u where u.user_id = p_user_id;
   return found;
 end $$;
-comment on function delete_user is 'delete_user(user) → whether there was one: the user, with its keys and logins. 23503 while it has runs, whatever their status: delete_run them first. For an administrator.';
+comment on function delete_user is 'delete_user(user) → whether there was one: the user, with its keys and logins. 23503 while it has runs, whatever their status: delete_run them first. For an administrator: TE301.';
 
 create or replace function start_run(
   p_user_id bigint, p_initial_cash numeric, p_feed text default 'default', p_name text default null,

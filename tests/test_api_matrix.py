@@ -31,6 +31,7 @@ SAMPLES: dict[str, Any] = {
     "amount": "10",
 }
 # Concern the caller alone, or all who have a key: they name nothing that is somebody's.
+<<<<<<< HEAD
 OWN = {
     "start_run",
     "list_runs",
@@ -42,6 +43,10 @@ OWN = {
     "list_fee_schedules",
 }
 OWN |= {"list_bars"}
+=======
+OWN = {"start_run", "list_runs", "get_me", "list_keys", "list_feeds", "list_instruments", "list_fee_schedules"}
+OWN |= {"list_bars", "list_leaderboard"}
+>>>>>>> lib/main
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ VERBS = {
     "metric": "performance",
     "metric_reason": "performance_reasons",
     "symbol_metric": "performance_by_symbol",
+    "leaderboard": "leaderboard",
     "drawdown": "drawdowns",
     "violation": "run_violations",
     "difference": "replay_diff",

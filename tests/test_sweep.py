@@ -84,9 +84,9 @@ def test_files_say_the_same(tmp_path: Path) -> None:
     assert [grid] == read_file(tmp_path / "g.toml")
     assert grid.parts == (
         ("run", {"cash": ["1000", "2000.50"]}),
-        ("sip", {"amount": ["0.10", "5"], "whole_units": ["true"], "end": [""], "basket": ['{"A":0.4,"B":0.60}']}),
         ("rebalance", {"band": ["0.05"]}),
         ("rebalance", {"band": ["1", "2"]}),
+        ("sip", {"amount": ["0.10", "5"], "whole_units": ["true"], "end": [""], "basket": ['{"A":0.4,"B":0.60}']}),
     )
     (tmp_path / "two.toml").write_text("[[grid]]\nsip.start = 2024-01-02\n[[grid]]\norder.quantity = 1\n")
     assert [one.parts for one in read_file(tmp_path / "two.toml")] == [

@@ -40,6 +40,12 @@ def _row(about: str, **columns: str) -> Schema:
 _KEY = {"user_id": "id", "run_id": "id"}
 _MARK = {"logical_time": "time", "cash": "num", "market_value": "num", "equity": "num"}
 
+_METRICS = (
+    *("funded", "cash", "market_value", "equity", "bought", "sold", "fees", "trades", "realized_pnl", "unrealized_pnl"),
+    *("hit_rate", "exposure", "turnover", "xirr", "xirr_invested", "twr", "cagr", "max_drawdown", "calmar"),
+    *("best_period", "worst_period", "volatility", "sharpe", "sortino"),
+)
+
 # Under the names of the tables, where a row is one.
 ROWS: dict[str, Schema] = {
     "run": _row(
@@ -133,6 +139,12 @@ ROWS: dict[str, Schema] = {
     "metric": _row("A figure; null where it is undefined.", metric="text", value="num?"),
     "metric_reason": _row("Why a figure is null.", metric="text", reason="text"),
     "symbol_metric": _row("A figure of one symbol.", symbol="text", metric="text", value="num?"),
+    "leaderboard": _row(
+        "A run and its figures, in the order of one of them.",
+        **{"rank": "id", "user_id": "id", "user_name": "text", "run_id": "id", "name": "text", "feed": "text"},
+        **{"currency": "text", "status": "text", "last_logical_time": "time?", "metric": "text"},
+        **{"value": "num?", "reason": "text?", **dict.fromkeys(_METRICS, "num?"), "reasons": "object"},
+    ),
     "drawdown": _row(
         "A fall of equity below an earlier high.",
         **{"peak_time": "time", "trough_time": "time", "recovery_time": "time?", "depth": "num"},
