@@ -186,8 +186,4 @@ begin
   perform from public.strategy_run where false;
   return query select * from engine.leaderboard(p_metric, p_feed, p_limit, p_name_like, p_user_like, case when not engine.reads_all() then engine.own_user_ids() end);
 end $$;
-<<<<<<< HEAD
-comment on function leaderboard is 'leaderboard(metric, feed, limit, name_like, user_like) → the best runs among all that the caller may read, by one metric of performance: the greatest first, of fees, turnover and volatility the least; null last, equals by user_id and run_id. rank counts from 1; user_name is the user''s. value and reason are that metric''s; the columns after them are all of performance, digit for digit, and reasons says why some are null. feed, name_like, user_like (patterns of LIKE for the names of run and user) null: any; limit null: all. Only the metric is computed for runs that are not shown. TE101 for an unknown metric, TE201.';
-=======
 comment on function leaderboard is 'leaderboard(metric, feed, limit, name_like, user_like) → (rank, user_id, user_name, run_id, name, feed, currency, status, last_logical_time, metric, value, reason, …, reasons): the best runs among all that the caller may read, by one metric of performance: the greatest first, of fees, turnover and volatility the least; null last, equals by user_id and run_id. value and reason are that metric''s; the columns after them are all of performance, digit for digit, and reasons says why some are null. Only the metric is computed for runs that are not shown. TE101 for an unknown metric, TE201. metric: One of performance''s. feed: Only runs of this feed; null = of any. limit: How many; null = all. name_like: A pattern of LIKE for the run''s name; null = any. user_like: The same for its user''s.';
->>>>>>> lib/main

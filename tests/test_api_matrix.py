@@ -31,7 +31,6 @@ SAMPLES: dict[str, Any] = {
     "amount": "10",
 }
 # Concern the caller alone, or all who have a key: they name nothing that is somebody's.
-<<<<<<< HEAD
 OWN = {
     "start_run",
     "list_runs",
@@ -42,11 +41,7 @@ OWN = {
     "list_instruments",
     "list_fee_schedules",
 }
-OWN |= {"list_bars"}
-=======
-OWN = {"start_run", "list_runs", "get_me", "list_keys", "list_feeds", "list_instruments", "list_fee_schedules"}
 OWN |= {"list_bars", "list_leaderboard"}
->>>>>>> lib/main
 
 
 @dataclass(frozen=True)

@@ -13,22 +13,7 @@ import psycopg
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
-<<<<<<< HEAD
 from engine_py.api import idempotency, market_routes, problem, wire
-=======
-from engine_py import __version__, errors
-from engine_py.api import (
-    docs,
-    idempotency,
-    infra_routes,
-    leaderboard_routes,
-    market_routes,
-    openapi,
-    problem,
-    user_routes,
-    wire,
-)
->>>>>>> lib/main
 from engine_py.api.database import Database, Transaction
 from engine_py.api.fields import read_body as read_fields
 from engine_py.api.idempotency import Sent
@@ -45,15 +30,6 @@ from engine_py.report import gather, page
 
 log = logging.getLogger("papertick.api")
 
-<<<<<<< HEAD
-=======
-ROUTES: tuple[Route, ...] = (
-    *user_routes.ROUTES,
-    *leaderboard_routes.ROUTES,
-    *infra_routes.ROUTES,
-    *market_routes.ROUTES,
-)
->>>>>>> lib/main
 _JSON = "application/json"
 _MOVES = {"tick", "stop_run", "delete_run"}  # what a stream of the run should see at once
 

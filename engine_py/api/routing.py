@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from engine_py.api import (
     infra_routes,
+    leaderboard_routes,
     market_routes,
     order_routes,
     plan_routes,
@@ -28,6 +29,7 @@ ROUTES: tuple[Route, ...] = (
     *plan_routes.ROUTES,
     *risk_routes.ROUTES,
     *report_routes.ROUTES,
+    *leaderboard_routes.ROUTES,
     *infra_routes.ROUTES,
     *market_routes.ROUTES,
 )
