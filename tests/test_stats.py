@@ -54,7 +54,7 @@ def test_every_server_knows_sizes_and_says_what_is_missing(db: Conn, dsn: str) -
     assert document["statements"] is None
     words = cli(dsn, "stats").stdout
     assert "shared_preload_libraries" in words
-    assert "paper_equity_curve" in words
+    assert "of_indexes" in words
 
 
 def test_functions_stand_in_for_statements(db: Conn, dsn: str) -> None:
@@ -96,8 +96,7 @@ def test_statements_the_dearest_first(counting: str) -> None:
     totals = [float(row["total_ms"]) for row in document["statements"]]
     assert totals == sorted(totals, reverse=True)
     document = json.loads(cli(counting, "stats", "--top", 1000, "--json").stdout)
-    (ticks,) = [row for row in document["statements"] if row["query"].startswith("call tick(")]
-    assert ticks["calls"] >= 3
+    assert sum(row["calls"] for row in document["statements"] if row["query"].startswith("call tick(")) >= 3
     assert "call tick(" in cli(counting, "stats", "--top", 1000).stdout
 
 
