@@ -11,6 +11,7 @@ that version and, where a migration made the row, a slash and the SHA-256 of tha
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,8 +71,8 @@ def upgrade(conn: psycopg.Connection, folder: Path | None = None) -> Outcome:
         stale = not _has_code(conn, hashes, files)
         if not pending and not stale:
             return Outcome(max(hashes))
-        # Waits for the ticks in flight, and holds new ones back.
-        conn.execute("lock table public.strategy_run in access exclusive mode")
+        if pending:
+            _hold_ticks(conn)  # the code does the same before it is rebuilt (20_engine)
         for number in pending:
             _run(conn, files.migrations[number])
             row = [number, "/" + _sha256(files.migrations[number])]
@@ -165,6 +166,30 @@ def _install(conn: psycopg.Connection, files: _Files) -> Outcome:
         raise PapertickError(f"the table files make version {version}, but the migrations end at {files.version}")
     _record(conn, files)
     return Outcome(version, installed=True, code_loaded=True)
+
+
+def _hold_ticks(conn: psycopg.Connection) -> None:
+    """Wait for the ticks in flight and hold new ones back, until the end of this transaction.
+
+    A session may have read one of the tables before it comes to strategy_run and waits there for us. So all other
+    tables are taken at once, or everything is let go and tried again: a lock that is kept while the next one is
+    waited for would be a deadlock.
+    """
+    row = conn.execute(
+        """select string_agg(format('public.%I', c.relname), ', ' order by c.relname collate "C") from pg_class c
+            where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and c.relname <> 'strategy_run'
+              and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'run_id')"""
+    ).fetchone()
+    others = row and row[0]
+    while True:
+        try:
+            with conn.transaction():
+                conn.execute("lock table public.strategy_run in access exclusive mode")
+                if others:
+                    conn.execute(f"lock table {others} in access exclusive mode nowait".encode())
+            return
+        except psycopg.errors.LockNotAvailable:
+            time.sleep(0.01)
 
 
 def _has_code(conn: psycopg.Connection, hashes: dict[int, str], files: _Files) -> bool:
