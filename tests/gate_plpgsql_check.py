@@ -28,7 +28,10 @@ IGNORED = {
     (r"engine\.(open_matches|next_match)\(.*", r".*marked as VOLATILE, should be (IMMUTABLE|STABLE)"): (
         "a cursor that is opened or moved is a side effect"
     ),
-    (r"engine\.(import|export)_rows\(.*", r".*text type variable is not sanitized"): "the names in it have been through %I",
+    (
+        r"engine\.(import|export)_rows\(.*",
+        r".*text type variable is not sanitized",
+    ): "the names in it have been through %I",
     (
         r"engine\.period_growth\(.*",
         r'.*composite OUT variable "growth" is not single',
