@@ -37,13 +37,11 @@ def main() -> None:
 
 for _ledger in cli_ledger.LEDGERS:
     cli_run.run.add_command(_ledger)
-for _of_feed in cli_feed.COMMANDS:
-    cli_data.feed.add_command(_of_feed)
 for _command in (
     cli_tick.demo,
     cli_db.db,
     cli_run.user,
-    cli_data.feed,
+    cli_feed.feed,
     cli_data.calendar,
     cli_data.instrument,
     cli_run.run,
