@@ -47,13 +47,11 @@ for _ledger in cli_ledger.LEDGERS:
 cli_run.run.add_command(cli_archive.run_archive)
 for _part in (cli_backup.db_backup, cli_backup.db_restore):
     cli_db.db.add_command(_part)
-for _of_feed in cli_feed.COMMANDS:
-    cli_data.feed.add_command(_of_feed)
 for _command in (
     cli_tick.demo,
     cli_db.db,
     cli_run.user,
-    cli_data.feed,
+    cli_feed.feed,
     cli_calendar.calendar,
     cli_data.instrument,
     cli_run.run,

@@ -13,16 +13,12 @@ from engine_py import csvfile, sessions
 from engine_py import feed as feeds
 from engine_py.barlines import Lines
 from engine_py.cli_base import NEGATIVE, NUMBER, SECONDS, Group, Row, emit, options, select, session
+from engine_py.cli_feed import feed
 from engine_py.cli_loaded import show_report as _report
 from engine_py.errors import UsageError
 from engine_py.follow import Follower
 from engine_py.render import table, text, to_json_line
 from engine_py.signals import on_stop
-
-
-@click.group(cls=Group)
-def feed() -> None:
-    """Market data."""
 
 
 @feed.command("follow")

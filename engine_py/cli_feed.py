@@ -11,7 +11,7 @@ from psycopg import Connection
 
 from engine_py import barexport
 from engine_py import feed as feeds
-from engine_py.cli_base import DATE, MOMENT, Command, emit, session, show_progress
+from engine_py.cli_base import DATE, MOMENT, Group, emit, session, show_progress
 from engine_py.cli_loaded import show_progress_of, show_report
 from engine_py.dialects import DIALECTS, MAPPABLE
 from engine_py.dialects.base import Options
@@ -26,7 +26,15 @@ _STRICT = click.option("--strict", is_flag=True, help="Refuse what is otherwise 
 _SKIP_BAD = click.option("--skip-bad", is_flag=True, help="Leave bad lines out instead of refusing the file.")
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Do all of it, say what it came to, and take it back.")
 _FROM_FILE = (
-    click.option("--format", "form", type=click.Choice(_FORMATS), default="auto", show_default=True, help="Dialect."),
+    click.option(
+        "--format",
+        "form",
+        type=click.Choice(_FORMATS),
+        metavar="FORMAT",
+        default="auto",
+        show_default=True,
+        help=f"One of {', '.join(_FORMATS)}.",
+    ),
     click.option("--symbol", help="Symbol of every bar, for files that have no such column."),
     click.option("--map", "names", metavar="OURS=THEIRS,…", help=f"Where columns stand: {', '.join(MAPPABLE)}."),
     click.option("--date-format", metavar="FORMAT", help="Like dd-mmm-yyyy, mm/dd/yyyy, epoch, epoch-ms."),
@@ -48,8 +56,13 @@ def _of_file(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command("load", cls=Command)
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.group(cls=Group)
+def feed() -> None:
+    """Market data."""
+
+
+@feed.command("load")
+@click.argument("file", nargs=-1, required=True)
 @click.option("--feed", default="default", show_default=True, help="Feed to load into; made if it is new.")
 @click.option("--calendar", help="Calendar that a new feed follows. Default: ALWAYS.")
 @_of_file
@@ -57,7 +70,7 @@ def _of_file(command: Callable[..., None]) -> Callable[..., None]:
 @_SKIP_BAD
 @_DRY_RUN
 def load(
-    files: tuple[str, ...],
+    file: tuple[str, ...],
     feed: str,
     calendar: str | None,
     strict: bool,
@@ -65,7 +78,7 @@ def load(
     dry_run: bool,
     **said: Any,
 ) -> None:
-    """Load bars from FILEs ('-' reads standard input; gzip and zip are fine), all of them or nothing.
+    """Load bars from each FILE ('-' reads standard input; gzip and zip are fine), all of them or nothing.
 
     The format is told by the header; docs/data.md says what each takes. Plain CSV has columns, by name: symbol;
     logical_time, timestamp, datetime, time or date; open, high, low, close; volume if known. A time carries its
@@ -79,7 +92,7 @@ def load(
     def work(conn: Connection) -> feeds.LoadReport:
         return feeds.load_files(
             conn,
-            files,
+            file,
             feed=feed,
             calendar=calendar,
             options=options,
@@ -89,7 +102,7 @@ def load(
             progress=show_progress_of if show_progress() else None,
         )
 
-    _run(work, files, dry_run=dry_run)
+    _run(work, file, dry_run=dry_run)
 
 
 def _run(work: Callable[[Connection], feeds.LoadReport], files: tuple[str, ...], *, dry_run: bool) -> None:
@@ -156,7 +169,7 @@ def _names(text: str | None) -> dict[str, str]:
     return names
 
 
-@click.command("load-actions", cls=Command)
+@feed.command("load-actions")
 @click.argument("file")
 @click.option("--symbol", help="Symbol of every row, for files that have no such column.")
 @click.option("--series", metavar="A,B,…", help="Series to read of NSE's file. Default: EQ; 'all'.")
@@ -197,7 +210,7 @@ def load_actions(
     _run(work, (file,), dry_run=dry_run)
 
 
-@click.command("export", cls=Command)
+@feed.command("export")
 @click.argument("feed")
 @click.option("--symbol", "symbols", multiple=True, help="Only this one; may be given several times.")
 @click.option("--from", "start", type=MOMENT, help="From this time on.")
@@ -216,6 +229,3 @@ def export(feed: str, symbols: tuple[str, ...], start: str | None, end: str | No
         rows = s.run(work, repeatable=output != "-")
     if output != "-":
         emit({"feed": feed, "output": output, "rows": rows}, f"{counted(rows, 'bar')} of {feed} written to {output}")
-
-
-COMMANDS = (load, load_actions, export)

@@ -132,6 +132,7 @@ def test_commands_are_the_documented_ones() -> None:
         "user unmap",
         "feed load",
         "feed load-actions",
+        "feed export",
         "feed follow",
         "feed list",
         "calendar load",
