@@ -84,7 +84,7 @@ def report(run: RunRef, file: str | None, others: tuple[RunRef, ...], benchmark:
             click.echo(f"{file}: {size:,} bytes")
             return
     if options().json:
-        emit(document, "")
+        emit(gather.exact(document), "")
     else:
         terminal.show(found)
 

@@ -195,6 +195,24 @@ def read(row: Json) -> Report:
     )
 
 
+_COUNTS = {
+    *("user_id", "run_id", "forked_from_user_id", "forked_from_run_id", "minor_unit", "penetration_ticks", "marks"),
+    *("count", "entries", "orders", "symbols", "others", "traded", "trades", "trade_id", "order_id", "sip_id", "slots"),
+    *("executed", "skipped_funds", "skipped_other", "missed", "purchases", "rebalance_plan_id", "bars"),
+}
+
+
+def exact(document: Any, key: str = "", *, metric: bool = False) -> Any:
+    """The document with every amount a Decimal, also where it is whole; ids and counts stay whole numbers."""
+    if isinstance(document, dict):
+        inside = key == "performance" or "cost_basis" in document
+        return {name: exact(value, name, metric=inside) for name, value in document.items()}
+    if isinstance(document, list):
+        return [exact(value, key) for value in document]
+    is_amount = isinstance(document, int) and not isinstance(document, bool) and (metric or key not in _COUNTS)
+    return Decimal(document) if is_amount else document
+
+
 def number(value: object) -> Number:
     return None if value is None else Decimal(value)  # type: ignore[arg-type]  # an int, a Decimal or text: JSON has no other
 

@@ -53,7 +53,7 @@
         points[i].hidden = text === "";
         points[i].style.left = x + "px";
         points[i].style.top = chart.h * (chart.hi - y) / (chart.hi - chart.lo) + "px";
-        if (text !== "") row(tip, s.n, grouped(text) + (chart.share ? "\u00a0%" : ""));
+        if (text !== "") row(tip, s.n, grouped(text) + (chart.share ? " %" : ""));
       });
       if (chart.m[at]) make(tip, "", chart.m[at]);
       var left = x + 12 + tip.offsetWidth > width ? x - 12 - tip.offsetWidth : x + 12;

@@ -98,7 +98,7 @@ def money(value: Decimal | None, places: int) -> str:
 
 
 def percent(share: Decimal | None) -> str:
-    return NONE if share is None else fixed(100 * share, 2) + "\N{NO-BREAK SPACE}%"
+    return NONE if share is None else fixed(100 * share, 2) + " %"
 
 
 def ratio(value: Decimal | None) -> str:
