@@ -21,7 +21,7 @@ from door import Door
 from helpers import superuser_only
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pages import Page, make_page, report
+from report_pages import Page, make_page, report
 
 from engine_py.report import axis, words
 from engine_py.report.page import policy
