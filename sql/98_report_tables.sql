@@ -75,7 +75,7 @@ select s.user_id, s.run_id, s.sip_id, max(s.symbol) as symbol, (array_agg(s.bask
                null as event_type, null::numeric as paid, null::timestamptz as logical_time
           from sip_plan p
         union all
-        select e.user_id, e.run_id, split_part(e.event_key, ':', 1)::numeric, false, null, null, null, null, null, null, null, e.event_type, null, null
+        select e.user_id, e.run_id, split_part(e.event_key, ':', 1)::bigint, false, null, null, null, null, null, null, null, e.event_type, null, null
           from event_ledger e where e.event_type like 'SIP\_%' and e.event_key ~ '^[0-9]{1,18}:'
         union all
         select i.user_id, i.run_id, i.sip_id, false, null, null, null, null, null, null, null, null, i.amount, i.logical_time from report_instalment i) s

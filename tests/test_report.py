@@ -683,7 +683,7 @@ def huge(tx: Conn) -> Run:
     ("build", "said"),
     [
         (never_ticked, ["has not ticked yet", "There is nothing to draw", "the run has never ticked"]),
-        (one_bar, ["1 marks", "less than a day", "nothing was sold"]),
+        (one_bar, [" 1 mark ", "less than a day", "nothing was sold"]),
         (no_money, ["equity fell to nothing or below"]),
         (minutes, ["2024-01-02 14:30 to 2024-01-02 16:29"]),
         (margin, ["Lines, not areas", "Margin interest", "Borrowing shares"]),

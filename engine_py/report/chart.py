@@ -48,12 +48,19 @@ class Chart:
     share: bool = False
     stacked: bool = False
     zero: bool = False
+    ticks: int = 8  # of times, at most
+    gutter: int = 0  # room left of the plot, at least: charts of the same times stand under each other
     note: str | None = None
     span: tuple[float, float] | None = None
     notes: dict[int, str] = field(default_factory=dict)  # what a tooltip adds at a time
 
     def html(self) -> str:
         return _Drawing(self).html()
+
+    @property
+    def room(self) -> int:
+        """What the labels on the left take."""
+        return _Drawing(self).gutter
 
     def data(self) -> dict[str, Any]:
         """What tooltips say, small: places and times as differences, "=" for the same again, nothing for none."""
@@ -90,6 +97,8 @@ class _Drawing:
         self.first = chart.times[0].timestamp()
         self.length = max(chart.times[-1].timestamp() - self.first, 1e-9)
         self.is_moment = chart.times[0] == chart.times[-1]
+        self.ticks = axis.number_ticks(self.low, self.high, max(2, chart.height // 42), share=chart.share)
+        self.gutter = max(chart.gutter, 10 + 7 * max(map(len, (t.label for t in self.ticks)), default=1))
 
     def x(self, time: datetime) -> int:
         return self.x_of(time.timestamp())
@@ -103,8 +112,7 @@ class _Drawing:
 
     def html(self) -> str:
         c, key = self.chart, escape(self.chart.key)
-        ticks = axis.number_ticks(self.low, self.high, max(2, c.height // 42), share=c.share)
-        gutter = 10 + 7 * max(map(len, (t.label for t in ticks)), default=1)
+        ticks, gutter = self.ticks, self.gutter
         return (
             f'<figure class="chart" id="{key}"><figcaption><h3>{escape(c.title)}</h3>{_legend(c.series)}</figcaption>'
             f'<div class="frame"><svg class="y" width="{gutter}" height="{c.height}" aria-hidden="true">'
@@ -132,7 +140,7 @@ class _Drawing:
         return (f'<path class="grid" d="{lines}"/>' if lines else "") + base
 
     def _times(self) -> str:
-        ticks = axis.time_ticks(self.chart.times[0], self.chart.times[-1])
+        ticks = axis.time_ticks(self.chart.times[0], self.chart.times[-1], self.chart.ticks)
         places = [100 * self.x_of(t.at) / WIDTH for t in ticks]
         step = 1 if len(ticks) <= 4 else 2 if len(ticks) <= 8 else 3
         parts = []

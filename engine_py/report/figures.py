@@ -169,6 +169,7 @@ def price(p: Price, number: int) -> Chart | None:
         times,
         series,
         height=230,
+        ticks=6,
         daily=daily,
         notes={n: "; ".join(lines) for n, lines in notes.items()},
         note=(split + spread).strip() or None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import b64encode
+from dataclasses import replace
 from decimal import Decimal
 from functools import cache
 from html import escape
@@ -71,7 +72,9 @@ def _data(charts: dict[str, Chart]) -> str:
 def _charts(r: Report) -> dict[str, Chart]:
     found: list[Chart | None] = []
     if r.curve.times:
-        found += [figures.equity(r), figures.drawdown(r), figures.allocation(r)]
+        over_time = [chart for chart in (figures.equity(r), figures.drawdown(r), figures.allocation(r)) if chart]
+        room = max(chart.room for chart in over_time)
+        found += [replace(chart, gutter=room) for chart in over_time]
     if r.compared:
         found.append(figures.comparison(r))
     found += [figures.price(p, n) for n, p in enumerate(r.prices, 1)]
@@ -99,7 +102,7 @@ def _header(r: Report) -> str:
     return (
         f'<header><h1>{escape(r.name)}<span class="state">{escape(state)}</span></h1>'
         f'<p class="sub">{escape(who + " · " if who and who != r.name else "")}{span}'
-        f" · {r.curve.marks:,} marks · times in UTC</p>"
+        f" · {words.counted(r.curve.marks, 'mark')} · times in UTC</p>"
         f'<dl class="facts">{listed}</dl></header>'
     )
 

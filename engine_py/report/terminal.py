@@ -61,7 +61,7 @@ def _heading(r: Report) -> list[str]:
         span = f"{words.moment(time_of(run['first_logical_time']), daily=True)} to {words.moment(last, daily=True)}"
     lines = [
         f"{r.name} (user {run['user_id']}, run {run['run_id']}), {run['status'].lower()}",
-        f"{span}, feed {run['feed']}, {r.curve.marks:,} marks, {run['currency']}",
+        f"{span}, feed {run['feed']}, {words.counted(r.curve.marks, 'mark')}, {run['currency']}",
     ]
     if r.curve.times:
         lines += ["", f"equity  {sparkline(r.curve.equity)}"]

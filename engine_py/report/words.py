@@ -64,6 +64,7 @@ REASONS = {
     "TRADED_SINCE_MARK": "it has traded since the last mark",
 }
 SOURCES = {"CLIENT": "order", "SIP": "SIP", "REBALANCE": "rebalance", "DIVIDEND": "reinvested", "MARGIN": "margin call"}
+_LONG = Decimal(10) ** 9
 NONE = "–"  # noqa: RUF001  # an en dash: there is no number
 
 
@@ -98,11 +99,17 @@ def money(value: Decimal | None, places: int) -> str:
 
 
 def percent(share: Decimal | None) -> str:
-    return NONE if share is None else fixed(100 * share, 2) + " %"
+    return NONE if share is None else ratio(100 * share) + " %"
 
 
 def ratio(value: Decimal | None) -> str:
-    return NONE if value is None else fixed(value, 2)
+    """Two decimals; the yearly rate of a good hour as 9.67e31."""
+    if value is None:
+        return NONE
+    if abs(value) < _LONG:
+        return fixed(value, 2)
+    digits, _, power = f"{value:.2e}".partition("e")
+    return f"{grouped(digits)}e{int(power)}"
 
 
 def price(value: Decimal | None) -> str:
@@ -134,6 +141,11 @@ def label(metric: str) -> str:
 
 def reason(code: str | None) -> str:
     return REASONS.get(code or "", (code or "").replace("_", " ").lower())
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 mark`, `1,000 marks`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def in_order(metrics: Sequence[str]) -> list[str]:
