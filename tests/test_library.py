@@ -336,6 +336,9 @@ BY_CALL = {
     *("authenticate", "claim_answer", "keep_answer", "forget_answers", "create_key", "list_keys", "revoke_key"),
     *("map_login", "unmap_login", "match_orders", "try_execute_sip", "try_rebalance", "log_mtm", "record_equity"),
     *("equity_at", "feed_status", "replay_part", "all_violations"),
+    *("export_rows", "import_run", "feed_digest", "run_report", "run_comparison"),
+    *("report_allocation", "report_benchmark", "report_equity", "report_fill", "report_growth", "report_holding"),
+    *("report_instalment", "report_price"),
 }
 RENAMED = {"first": "from", "last": "to", "start": "from", "end": "to", "user": "user_id"}
 NO_RENAMING = {"create_sip": {"start", "end"}, "create_rebalance": {"start"}}
