@@ -15,7 +15,7 @@ begin
   return array(
     select 1 union select v_count
     union
-    select unnest(array[(array_agg(u.n order by u.value, u.n))[1], (array_agg(u.n order by u.value desc, u.n))[1]])
+    select unnest(array[(array_agg(u.n::int order by u.value, u.n))[1], (array_agg(u.n::int order by u.value desc, u.n))[1]])
       from unnest(p_values) with ordinality u (value, n)
      where u.value is not null group by (u.n - 1) * p_points / v_count
     order by 1);
