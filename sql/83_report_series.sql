@@ -41,9 +41,7 @@ begin
   loop
     v_part.times := v.times;
     v_part.indexes := v.indexes;
-    first_date := v.first_date;
-    growth := engine.growth_measure(v_part);
-    return next;
+    return query select v.first_date, engine.growth_measure(v_part);
     v_part.opening := v.indexes[cardinality(v.indexes)];
   end loop;
 end $$;

@@ -34,7 +34,7 @@ create or replace function run_comparison(p_user_ids bigint[], p_run_ids bigint[
 language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
 declare
   v_since timestamptz;
-  v_runs jsonb := jsonb '[]';
+  v_runs jsonb := '[]'::jsonb;
   c engine.curve;
   v record;
 begin

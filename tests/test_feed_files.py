@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_cli import Cli, cli  # noqa: F401  # a fixture
 from test_feed import HEADER, bar
 
-from engine_py import exporting, feed, frames
+from engine_py import barexport, feed, frames
 from engine_py.dialects.base import Options
 from engine_py.errors import NotFoundError
 
@@ -134,7 +134,7 @@ def test_options_of_feed_load(cli: Cli, db: Conn) -> None:  # noqa: F811
 def test_export_by_the_command_line(cli: Cli, db: Conn, tmp_path: Path) -> None:  # noqa: F811
     feed.load_bundled(db)
     whole = digest(db, "bundled")
-    for form in exporting.FORMATS:
+    for form in barexport.FORMATS:
         path = tmp_path / f"bars.{form}"
         assert cli.json("feed", "export", "bundled", "--format", form, "-o", path)["rows"] == 12_154
         assert cli.json("feed", "load", path, "--feed", form, "--calendar", "XNYS")["rows"] == 12_154
@@ -183,7 +183,7 @@ def _cell(value: Any) -> str:
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=st.lists(bar(), max_size=8, unique_by=lambda b: b[:2]), form=st.sampled_from(exporting.FORMATS))
+@given(rows=st.lists(bar(), max_size=8, unique_by=lambda b: b[:2]), form=st.sampled_from(barexport.FORMATS))
 def test_any_bars_exported_and_loaded_again_have_the_same_digest(
     tx: Conn, tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[Any, ...]], form: str
 ) -> None:
@@ -192,12 +192,12 @@ def test_any_bars_exported_and_loaded_again_have_the_same_digest(
     with tx.transaction(force_rollback=True):
         text = "\n".join([HEADER, *(",".join(map(_cell, row)) for row in rows), ""])
         feed.load_csv(tx, io.BytesIO(text.encode()), feed="a")
-        assert exporting.export(tx, "a", path, form=form) == len(rows)
+        assert barexport.export(tx, "a", path, form=form) == len(rows)
         report = feed.load_files(tx, [path], feed="b", options=Options(format="generic" if form == "csv" else form))
         assert (report.rows, digest(tx, "b")) == (len(rows), digest(tx, "a"))
 
 
-@pytest.mark.parametrize("form", exporting.FORMATS)
+@pytest.mark.parametrize("form", barexport.FORMATS)
 @pytest.mark.parametrize(
     ("file", "said"),
     [
@@ -223,7 +223,7 @@ def test_every_dialect_loaded_exported_and_loaded_again_has_the_same_digest(
 ) -> None:
     tx.execute("select")
     first = feed.load_files(tx, [DATA / file], feed="a", options=Options(**said))
-    exporting.export(tx, "a", str(tmp_path / "x"), form=form)
+    barexport.export(tx, "a", str(tmp_path / "x"), form=form)
     second = feed.load_files(
         tx,
         [tmp_path / "x"],
@@ -236,6 +236,6 @@ def test_every_dialect_loaded_exported_and_loaded_again_has_the_same_digest(
 
 def test_an_unknown_feed_is_not_exported(tx: Conn, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
-        exporting.export(tx, "none", str(tmp_path / "x"))
+        barexport.export(tx, "none", str(tmp_path / "x"))
     assert list(tmp_path.iterdir()) == []
     assert frames.FeedError is feed.FeedError

@@ -9,11 +9,10 @@ from typing import Any
 
 import psycopg
 import pytest
+import test_report as reports
 from browser import NoBrowserError, chromium, url_of
 from desk import Conn
-from pages import Page, make_page
-
-from tests import test_report as reports
+from report_pages import Page, make_page
 
 SCREENSHOT_BAR = 900_000  # bytes of a whole page as PNG; what is kept in docs/images has a bar of its own
 PICTURE_BAR = 150_000
