@@ -15,7 +15,7 @@ from engine_py.render import counted, table
 
 @click.command("archive", cls=Command)
 @click.argument("user", type=ID, required=False)
-@click.argument("runs", type=ID, nargs=-1, metavar="[RUN]...")
+@click.argument("runs", type=ID, nargs=-1)
 @click.option("--ended-before", type=DATE, help="Runs that this server has seen end before this day (UTC).")
 @click.option("--all-ended", is_flag=True, help="Every run that has ended; with USER, every one of that user's.")
 @click.option(

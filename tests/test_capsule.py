@@ -238,7 +238,9 @@ def put(name: str, data: bytes) -> Callable[[dict[str, bytes]], None]:
     ("change", "honest", "code"),
     [
         (edit("cash_ledger", amount=20_000), False, "TE901"),  # the hash
+        (edit("sip_plan", amount=2_000), False, "TE901"),  # nothing but the hash says so
         (edit("cash_ledger", amount=20_000), True, "TE901"),  # the digest
+        (edit("paper_order", client_order_id="x"), True, "TE901"),  # nothing but the digest says so
         (edit("sip_plan", amount=2_000, user_id=1), True, "42701"),
         (edit("sip_plan", no_such_column=1), True, "42703"),
         (edit("strategy_run", status="DONE"), True, "23514"),
