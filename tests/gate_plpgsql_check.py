@@ -28,20 +28,12 @@ IGNORED = {
     (r"engine\.(open_matches|next_match)\(.*", r".*marked as VOLATILE, should be (IMMUTABLE|STABLE)"): (
         "a cursor that is opened or moved is a side effect"
     ),
-<<<<<<< HEAD
-    (
-        r"engine\.(import|export)_rows\(.*",
-        r".*text type variable is not sanitized",
-    ): "the names in it have been through %I",
-    (
-        r"engine\.period_growth\(.*",
-        r'.*composite OUT variable "growth" is not single',
-    ): "a column of a table may be composite",
-=======
     (r"engine\.(export|import)_rows\(.*", r".*EXECUTE expression is SQL injection vulnerable"): (
         "the text is engine.capsule_tables()' own, or each name of it went through %I"
     ),
->>>>>>> ops/main
+    (r"engine\.period_growth\(.*", r'.*composite OUT variable "growth" is not single'): (
+        "a column of a table may be composite"
+    ),
     (r"engine\.lock_runs\(.*", r".*marked as VOLATILE, should be STABLE"): "it locks rows",
 }
 
