@@ -31,9 +31,6 @@ IGNORED = {
     (r"engine\.(export|import)_rows\(.*", r".*EXECUTE expression is SQL injection vulnerable"): (
         "the text is engine.capsule_tables()' own, or each name of it went through %I"
     ),
-    (r"engine\.period_growth\(.*", r'.*composite OUT variable "growth" is not single'): (
-        "a column of a table may be composite"
-    ),
     (r"engine\.lock_runs\(.*", r".*marked as VOLATILE, should be STABLE"): "it locks rows",
 }
 
