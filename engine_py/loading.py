@@ -107,14 +107,15 @@ class Load:
                      on conflict do nothing)
                select count(*), min(first), max(last) from s"""
         )
-        symbols = stage.symbols() if report.dry_run else []
+        if report.dry_run:
+            stage.keep_symbols()
         stored = sql.SQL("(select * from public.price_bar where feed = {})").format(sql.Literal(self._feed))
         stage.compare(stored, "symbol, logical_time", SAME_BAR)
         stage.report_flaws(skip_bad=skip_bad, hint="Correct these lines, or leave them out with --skip-bad.")
         report.outside_sessions = _outside_sessions(conn, self._calendar)
         stage.store("public.price_bar", {"feed": self._feed}, "symbol, logical_time, open, high, low, close, volume")
         if report.dry_run:
-            report.gaps = gaps(conn, self._feed, self._calendar, symbols)
+            report.gaps = gaps(conn, self._feed, self._calendar)
         elif report.rows:
             notify(conn, self._feed)
         if report.first and report.last:
@@ -161,20 +162,20 @@ def _outside_sessions(conn: Connection[Any], calendar: str) -> int:
     return int(row[0])
 
 
-def gaps(conn: Connection[Any], feed: str, calendar: str, symbols: list[str]) -> int | None:
-    """Sessions in which one of these has no bar in the feed, between its first and its last one there."""
+def gaps(conn: Connection[Any], feed: str, calendar: str) -> int | None:
+    """Sessions in which a symbol of papertick_symbol has no bar in the feed, between its first and last one there."""
     if calendar == "ALWAYS":
         return None
     row = conn.execute(
         """select count(*)
-             from unnest(%(symbols)s::text[]) s (symbol)
+             from pg_temp.papertick_symbol s
             cross join lateral (select min(b.logical_time) as first, max(b.logical_time) as last
                                   from public.price_bar b where b.feed = %(feed)s and b.symbol = s.symbol) x
              join public.market_session m on m.calendar = %(calendar)s and m.open_at >= x.first and m.close_at <= x.last
             where not exists (select from public.price_bar b
                                where b.feed = %(feed)s and b.symbol = s.symbol
                                  and b.logical_time > m.open_at and b.logical_time <= m.close_at)""",
-        {"feed": feed, "calendar": calendar, "symbols": symbols},
+        {"feed": feed, "calendar": calendar},
     ).fetchone()
     return int(row[0]) if row else 0
 

@@ -280,8 +280,12 @@ class Stage:
         base, step, name = self._files[bisect(self._files, problem.line, key=lambda file: file[0] + 1) - 1]
         return problem._replace(line=(problem.line - base) // step, file=name if len(self._files) > 1 else "")
 
-    def symbols(self) -> list[str]:
-        return [symbol for (symbol,) in self._run("select distinct symbol from pg_temp.papertick_stage")]
+    def keep_symbols(self) -> None:
+        """Put down the symbols that are there now, as papertick_symbol."""
+        self._run(
+            """create temporary table papertick_symbol on commit drop as
+               select distinct symbol from pg_temp.papertick_stage"""
+        )
 
     def summarize(self, query: LiteralString) -> None:
         row = self._run(query).fetchone()

@@ -209,6 +209,11 @@ def test_yfinance_with_three_header_lines(tx: Conn) -> None:
     load(tx, text.replace("250.1,", ",").replace("251.0,", ",").replace("248.5,", ",").replace("249.0,", ","), to="h", adjusted=True)  # fmt: skip
     again = load(tx, text, to="h", adjusted=True)
     assert (again.rows, again.unchanged) == (1, 2)
+    # what is wrong with one ticker takes none of another line with it
+    head = "".join(text.splitlines(keepends=True)[:3])
+    both = head + "2024-01-02,1,1,1,1,1,1,1,1,0,0\n2024-01-03,9,1,1,1,1,1,1,1,0,0\n"
+    report = load(tx, both, to="i", adjusted=True, skip_bad=True)
+    assert ([(p.line, p.code) for p in report.skipped], report.rows, len(bars(tx, "i"))) == ([(5, "23514")], 3, 3)
 
 
 def test_yfinance_dates_are_midnights_with_an_offset(tx: Conn) -> None:
