@@ -77,7 +77,10 @@ language sql stable
 begin atomic
   select coalesce(p.symbol, t.symbol), p.quantity, p.cost_basis, p.realized_pnl, coalesce(t.bought, 0), coalesce(t.sold, 0),
          coalesce(t.fees, 0), coalesce(t.trades, 0), coalesce(t.sales, 0), coalesce(t.wins, 0),
-         coalesce(t.sales = t.known and t.held = p.quantity, false), 
+         coalesce(t.sales = t.known and t.held + coalesce((   -- and what splits have made of it since
+           select sum((e.payload ->> 'units')::numeric) from event_ledger e
+            where e.user_id = p_user_id and e.run_id = p_run_id and e.event_type = 'SPLIT' and e.payload ->> 'symbol' = t.symbol
+              and e.logical_time > t.last_time), 0) = p.quantity, false),
          coalesce(t.was_short and (select r.initial_margin is not null from strategy_run r where r.user_id = p_user_id and r.run_id = p_run_id), false), t.last_time, t.times, t.amounts
     from (select p.symbol, p.quantity, p.cost_basis, p.realized_pnl from paper_position p where p.user_id = p_user_id and p.run_id = p_run_id) p
     full join (select g.symbol, sum(g.value) filter (where g.side = 'BUY') as bought, sum(g.value) filter (where g.side = 'SELL') as sold,

@@ -469,6 +469,25 @@ def test_sales_by_hand(tx: Conn) -> None:
     assert why == {}
 
 
+def test_a_split_after_the_last_sale_takes_no_hit_rate_away(tx: Conn) -> None:
+    """It moves units, and no trade comes after it that would show them."""
+    market = Market(tx)
+    market.bars("A", {"2024-01-02 16:00": 100, "2024-01-03 16:00": 110, "2024-01-04 16:00": 60})
+    tx.execute(
+        "insert into corporate_action (symbol, ex_date, action_type, ratio_numerator, ratio_denominator)"
+        " values ('A', '2024-01-04', 'SPLIT', 2, 1)"
+    )
+    run = Run(market, 10_000)
+    run.place("A", "BUY", 10)
+    run.tick("2024-01-02 16:00")
+    run.place("A", "SELL", 5)
+    for day in ("2024-01-03", "2024-01-04"):
+        run.tick(f"{day} 16:00")
+    assert run.held("A") == 10
+    got, why = both(run)
+    assert (got["hit_rate"], "hit_rate" in why) == (1, False)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_symbols_add_up_to_the_run(tx: Conn, seed: int) -> None:
     run = walk(tx, seed + 20, 40)

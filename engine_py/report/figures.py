@@ -95,7 +95,8 @@ def allocation(r: Report) -> Chart | None:
     series = []
     for n, part in enumerate(r.allocation):
         texts = _percents(part.shares)
-        color = "p-cash" if _is_cash(part) else "p-others" if part.is_others else f"p{(n - 1) % PALETTE}"
+        cash = "p-cash" if stacked else "k-money"
+        color = cash if _is_cash(part) else "p-others" if part.is_others else f"p{(n - 1) % PALETTE}"
         kind = "band" if stacked else "line"
         name = _part_name(part, r.others)
         series.append(Series(name, color, _float(part.shares), texts, kind, legend=words.percent(_last(part.shares))))
