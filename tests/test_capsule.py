@@ -218,6 +218,50 @@ def test_tables_of_a_capsule_are_those_of_a_run(tx: Conn) -> None:
         )
 
 
+IMPORT = """select import_run(%s, 'default', array_agg(t.table_name order by t.ordinal), array_agg(t.rows order by t.ordinal), %s)
+  from (select k.ordinal, k.table_name, coalesce(string_agg(r::text, e'\\n' order by n), '') as rows
+          from engine.capsule_tables() k cross join lateral export_rows(%s, %s, k.table_name) with ordinality e (r, n)
+         group by k.ordinal, k.table_name) t"""
+
+
+def test_the_verbs_alone(db: Conn) -> None:
+    """A copy of a run within one database, by SQL; the digest and the rows must be the run's."""
+    run = busy(db)
+    stop(db, run)
+    copy = Run(make_user(db), 0)
+    copy = Run(copy.user_id, value(db, IMPORT, [copy.user_id, digest(db, run), *run]))
+    assert everything(db, copy) == everything(db, run)
+    user = make_user(db)
+    before = contents(db)
+    for code, new_user, wanted in (("TE901", user, "0" * 64), ("TE901", user, None), ("23503", 999, digest(db, run))):
+        with raises(code, conn=db):
+            db.execute(IMPORT, [new_user, wanted, *run])
+    with raises("TE101", conn=db):
+        db.execute("select import_run(%s, 'default', array['strategy_run', 'api_key'], array['{}', '{}'], '')", [user])
+    with raises("TE101", conn=db):
+        db.execute("select import_run(%s, 'default', array['paper_order'], array['{}'], '')", [user])
+    with raises("TE201", conn=db):
+        db.execute(IMPORT.replace("'default'", "'none'"), [user, digest(db, run), *run])
+    for level in ("repeatable read", "serializable"):
+        with raises("40001"), db.transaction():
+            db.execute(f"set transaction isolation level {level}")
+            db.execute(IMPORT, [user, digest(db, run), *run])
+    assert contents(db) == before
+
+
+def test_rows_read_the_same_in_every_session(db: Conn) -> None:
+    run = busy(db)
+    db.execute("select pause_sip(%s, %s, 1, '2024-03-01', '2024-03-05')", run)
+    stop(db, run)
+    run = Run(run.user_id, value(db, "select start_run(%s, 1, p_max_price_age => '3 days 2 hours')", [run.user_id]))
+    query = "select t.table_name, export_rows(r.user_id, r.run_id, t.table_name)::text from strategy_run r cross join engine.capsule_tables() t"
+    plain = db.execute(query).fetchall()
+    db.execute(
+        "set timezone = 'Asia/Tokyo'; set datestyle = 'German'; set intervalstyle = 'iso_8601'; set extra_float_digits = 0"
+    )
+    assert db.execute(query).fetchall() == plain
+
+
 # --- what is refused ---
 
 
@@ -234,13 +278,20 @@ def put(name: str, data: bytes) -> Callable[[dict[str, bytes]], None]:
     return lambda members: members.__setitem__(name, data)
 
 
+SIPS = "run/sip_plan.ndjson"
+
+
 @pytest.mark.parametrize(
     ("change", "honest", "code"),
     [
         (edit("cash_ledger", amount=20_000), False, "TE901"),  # the hash
-        (edit("sip_plan", amount=2_000), False, "TE901"),  # nothing but the hash says so
+        (
+            lambda m: m.update({SIPS: m[SIPS].replace(b"1000.0000", b"9000.0000")}),
+            False,
+            "TE901",
+        ),  # only the hash says so
         (edit("cash_ledger", amount=20_000), True, "TE901"),  # the digest
-        (edit("paper_order", client_order_id="x"), True, "TE901"),  # nothing but the digest says so
+        (edit("paper_order", client_order_id="x"), True, "TE901"),  # only the digest says so
         (edit("sip_plan", amount=2_000, user_id=1), True, "42701"),
         (edit("sip_plan", no_such_column=1), True, "42703"),
         (edit("strategy_run", status="DONE"), True, "23514"),
@@ -268,6 +319,9 @@ def test_changed_capsule_is_refused_whole(
         assert value(other, "select count(*) from api_key") == 0
     else:
         refused(other, changed, code)
+    if not honest:
+        with pytest.raises(errors.PapertickError), capsule.read(changed):
+            pytest.fail("found out before anything is read from it")
 
 
 def test_forged_history_with_its_own_digest_must_still_be_possible(db: Conn, other: Conn, tmp_path: Path) -> None:
