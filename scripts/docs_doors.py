@@ -17,6 +17,7 @@ from engine_py.api import app, openapi
 ARGUMENTS = {
     "user": "Id of a user, as `papertick user create` prints it.",
     "run": "Id of a run of USER, as `papertick run start` prints it.",
+    "runs": "Ids of runs of USER.",
     "order_id": "Number of an order within its run.",
     "sip_id": "Number of a SIP within its run.",
     "plan_id": "Number of a rebalance plan within its run.",
