@@ -585,6 +585,18 @@ def test_numbers_as_people_write_them(text: str, style: Style, plain: str) -> No
     assert style.plain(text) == plain
 
 
+@pytest.mark.parametrize(
+    ("text", "thousands"), [("16.751", None), ("16.75", "dot"), ("16.751", "space"), ("1.5e3", None), (".5", None)]
+)
+def test_a_dot_is_no_decimal_point_beside_decimal_commas(tx: Conn, text: str, thousands: str | None) -> None:
+    row = f"symbol;date;open;high;low;close\nA;2024-01-02;{text};{text};{text};{text}\n"
+    said = {"decimal_comma": True, "thousands": thousands, "delimiter": ";"}
+    assert refused(tx, row, **said) == [(2, "22P02")]
+    assert ("--thousands dot" in hint_of(tx, row, **said)) == (thousands != "dot")
+    load(tx, row.replace(text, "16.751"), **{**said, "thousands": "dot"})
+    assert bars(tx)[0][5] == "16751"
+
+
 def test_options_that_mean_nothing_are_usage() -> None:
     for pattern in ("", "dd-mm", "yyyy-mm-dd-dd", "ddd", "%q", "QQ"):
         with pytest.raises(UsageError):

@@ -6,10 +6,11 @@ import re
 import struct
 from decimal import Decimal
 
-from engine_py.csvfile import Bad
+from engine_py.csvfile import NUMBER, Bad, shown
 from engine_py.errors import UsageError
 
 SEPARATORS = {"comma": ",", "dot": ".", "space": " ", "apostrophe": "'"}
+_is_number = re.compile(NUMBER, re.ASCII).fullmatch
 
 
 class Style:
@@ -30,15 +31,21 @@ class Style:
         return not self._separator and not self._comma
 
     def plain(self, text: str) -> str:
-        """The text with a decimal point and no separators, or as it came if it is not of this style."""
+        """The text with a decimal point and no separators, or as it came if it is not of this style.
+
+        Raises Bad for a dot beside decimal commas that groups nothing: 16.751 may be 16751.
+        """
         if self._separator == " ":
             text = text.replace("\u00a0", " ").replace("\u202f", " ")
-        if self._separator and self._separator in text:
-            if not self._grouped(text):
-                return text
+        if self._separator and self._separator in text and self._grouped(text):
             text = text.replace(self._separator, "")
-        if self._comma:
-            return text if "." in text else text.replace(",", ".")
+        if not self._comma:
+            return text
+        if "." not in text:
+            return text.replace(",", ".")
+        if _is_number(text):
+            hint = None if self._separator == "." else "If dots group the digits: --thousands dot."
+            raise Bad("22P02", f"a number with a dot, where commas are decimal: {shown(text)}", hint)
         return text
 
 
