@@ -38,6 +38,7 @@ class Load:
         self._conn, self._report, self._feed, self._options = conn, report, feed, options
         self._calendar, self._closes, self._is_adjusted = calendar, closes, is_adjusted
         self._zone = _zone(options.time_zone)
+        self._market = self._zone or self._zone_of_calendar()
         self._stage = Stage(
             conn,
             sql.SQL(
@@ -50,7 +51,13 @@ class Load:
         self._formats: dict[str, None] = {}
 
     def clock(self) -> Clock:
-        return Clock(self._closes, self._calendar == "ALWAYS", None, self._zone, self._options.interval)
+        is_always = self._calendar == "ALWAYS"
+        return Clock(self._closes, is_always, None, self._zone, self._options.interval, self._market)
+
+    def _zone_of_calendar(self) -> ZoneInfo | None:
+        """The market's clock; None where the calendar has none but UTC, which a market's sessions may be written in."""
+        row = self._conn.execute("select time_zone from public.calendar where calendar = %s", [self._calendar]).fetchone()
+        return _zone(row[0]) if row and row[0] not in ("UTC", "GMT") else None
 
     def add(self, file: Opened, progress: Progress | None) -> None:
         """Take the rows of a file."""

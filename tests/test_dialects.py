@@ -449,6 +449,29 @@ def test_times_without_an_offset_take_a_clock_and_those_of_opens_an_interval(tx:
     assert bars(tx, "day")[0][1] == "2024-01-02 21:00"
 
 
+def test_the_date_of_a_daily_bar_is_that_of_the_markets_clock(tx: Conn) -> None:
+    """Midnights in India, which are 18:30 of the day before in UTC."""
+    rows = HEAD + "A,1704133800,100,110,90,105,5\nA,1704220200,105,106,99,101,5\n"
+    said = {"date_format": time_format("epoch"), "interval": 0}
+    expected = ["2024-01-02 10:00", "2024-01-03 07:30"]
+    load(tx, rows, **said, calendar="IN")
+    assert [bar[1] for bar in bars(tx)] == expected
+    text = HEAD + "A,2024-01-01T18:30:00Z,100,110,90,105,5\nA,2024-01-02T13:30:00-05:00,105,106,99,101,5\n"
+    load(tx, text, interval=0, calendar="IN", to="offsets")
+    assert [bar[1] for bar in bars(tx, "offsets")] == expected
+    # nothing says whose midnights they are
+    assert refused(tx, rows, **said, to="always") == [(2, "22007"), (3, "22007")]
+    assert "--time-zone" in hint_of(tx, rows, **said, to="always")
+    load(tx, rows, **said, to="always", time_zone="Asia/Kolkata")
+    assert [bar[1] for bar in bars(tx, "always")] == ["2024-01-03 00:00", "2024-01-04 00:00"]
+    load(tx, HEAD + "A,2024-01-02T00:00:00Z,1,1,1,1,5\n", interval=0, to="utc")
+    assert [bar[1] for bar in bars(tx, "utc")] == ["2024-01-03 00:00"]
+    # formats that know their market
+    load(tx, "kite_day.json", symbol="A", adjusted=False, to="kite")
+    load(tx, "yahoo_chart.json", adjusted=False, to="chart")
+    assert (bars(tx, "kite")[0][1], bars(tx, "chart")[0][1]) == ("2024-01-03 00:00", "2024-01-03 00:00")
+
+
 def test_what_is_no_price_and_what_is_a_rounded_volume(tx: Conn) -> None:
     for prices in ("null,null,null,null", "NaN,NaN,NaN,NaN", "1,2,1,inf", "-1,2,-1,1", "1,2,1,", "1 2,3,1,1"):
         (problem,) = refused(tx, HEAD + f"A,2024-01-02,{prices},5\n")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from engine_py.csvfile import Bad
 from engine_py.dialects.base import Bar, Options, Reader, Source, symbol_of
@@ -41,6 +42,7 @@ class Candles(Reader):
             raise Bad("22007", "the times are those of the opens", "Say how long a candle is: --interval 5minute.")
         if clock.interval is None:
             clock.interval = 0
+        clock.market = ZoneInfo("Asia/Kolkata")
 
     def raws(self) -> Iterator[tuple[int, Any]]:
         return enumerate(self._candles, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from engine_py.bars import Closes
@@ -107,7 +107,8 @@ class Clock:
     """What the times of one source stand for.
 
     `interval`: minutes of a bar whose time is its open; the bar then has the time of its close, at the latest that of
-    its session. None: times are closes already. `zone`: the clock of times that do not say.
+    its session. None: times are closes already. `zone`: the clock of times that do not say. `market`: the clock whose
+    midnights begin the days; None: nobody said.
     """
 
     closes: Closes
@@ -115,6 +116,7 @@ class Clock:
     read: TimeFormat | None = None
     zone: ZoneInfo | None = None
     interval: int | None = None
+    market: ZoneInfo | None = None
 
     def stamp(self, text: str) -> str:
         """The canonical time of a bar. Raises Bad."""
@@ -157,8 +159,8 @@ class Clock:
         """A bar that opened at `text`."""
         opened = datetime.fromisoformat(text)
         closed = opened + timedelta(minutes=self.interval or 0)
-        if not self.interval:  # a day: its date, whatever the hour
-            return text[:10]
+        if not self.interval:
+            return self._day(opened, text)
         if not self.is_always:
             try:
                 end = datetime.fromisoformat(str(self.closes(text[:10])))
@@ -167,3 +169,15 @@ class Clock:
             if opened < end < closed:
                 return end.isoformat()
         return closed.isoformat()
+
+    def _day(self, opened: datetime, text: str) -> str:
+        """The date of a daily bar, whatever the hour, by the market's clock: India's midnight is the evening before in
+        UTC, and a bar of that date would be known a day early.
+        """
+        if self.market:
+            return opened.astimezone(self.market).date().isoformat()
+        utc = opened.astimezone(UTC)
+        if utc.time() != time():
+            hint = "Say whose clock dates the bars: --time-zone Asia/Kolkata, for example."
+            raise Bad("22007", f"is no midnight in UTC, so that its date depends on the market's clock: {shown(text)}", hint)
+        return utc.date().isoformat()

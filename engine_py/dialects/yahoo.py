@@ -142,6 +142,7 @@ class Chart(Reader):
         """A timestamp is the open of its bar, in seconds; of a daily bar the date counts, by the market's clock."""
         try:
             zone = ZoneInfo(str(at(result, "meta", "exchangeTimezoneName")))
+            self.clock.market = zone
             self.clock.interval = interval_minutes(str(at(result, "meta", "dataGranularity")))
             local = datetime.fromtimestamp(int(time), UTC).astimezone(zone)
         except (ZoneInfoNotFoundError, ValueError, OverflowError, OSError):
