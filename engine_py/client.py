@@ -26,7 +26,7 @@ from psycopg.types.json import set_json_loads
 
 from engine_py import feed as feeds
 from engine_py import install, rows
-from engine_py.arguments import NULL, Moment, Number, as_text
+from engine_py.arguments import NULL, Moment, Number, argument_text, moment_text
 from engine_py.cli_base import prepare
 from engine_py.client_run import Run, User
 from engine_py.db import Database, resolve_dsn
@@ -292,16 +292,20 @@ class Papertick:
         return self.run(lambda conn: feeds.load_bundled(conn, feed), repeatable=True)
 
     def instant(self, feed: str, moment: Moment | None) -> str | None:
-        """A time as text; a date stands for the close of its session. Raises InvalidError when there is none."""
-        text = None if moment is None else as_text(moment)
-        if text is None or len(text) != len("2024-01-31"):
+        """A time as text; a date stands for the close of its session. Raises InvalidError when there is none, and
+        UsageError for a time without its offset.
+        """
+        if moment is None or moment is cast(Any, NULL):
+            return moment
+        text, is_date = moment_text(moment)
+        if not is_date:
             return text
         return self.run(lambda conn: feeds.close_of(conn, feed, text), repeatable=True)
 
 
 def _call(frame: LiteralString, verb: str, arguments: dict[str, object]) -> tuple[Composed, list[str | None]]:
     """A call by names; what is None is left to the default that the verb has for it."""
-    given = {name: as_text(value) for name, value in arguments.items() if value is not None}
+    given = {name: argument_text(verb, name, value) for name, value in arguments.items() if value is not None}
     parts = [SQL("{} => %s").format(Identifier(f"p_{name}")) for name in given]
     return SQL(frame).format(Identifier(verb), SQL(", ").join(parts)), list(given.values())
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, LiteralString, TypeVar, cast
 from psycopg import sql
 
 from engine_py import replaying, rows
-from engine_py.arguments import NULL, Day, Moment, Number
+from engine_py.arguments import NULL, Day, Moment, Number, moment_text
 from engine_py.errors import NotFoundError
 from engine_py.results import Performance, Rows
 
@@ -439,11 +439,8 @@ class Run:
         return found
 
     def _instant(self, moment: Moment | None) -> str | None:
-        return self._pt.instant(self.feed, moment) if _is_date(moment) else self._pt.instant("", moment)
-
-
-def _is_date(moment: Moment | None) -> bool:
-    return moment is not None and not isinstance(moment, datetime) and len(str(moment)) == len("2024-01-31")
+        has_session = moment is not None and moment is not cast(Any, NULL) and moment_text(moment)[1]
+        return self._pt.instant(self.feed if has_session else "", moment)
 
 
 def _shares(shares: Mapping[str, Number] | None) -> dict[str, object] | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 
@@ -23,6 +23,11 @@ from engine_py.grid import VERBS, Grid, Part, parse_text
 
 _BATCH = 200  # runs made in a transaction: each holds an advisory lock, and a server has only a few thousand
 _COMMIT_EVERY = 20_000  # events of one replay
+# Its runs by their names and their users'. A fork or an import keeps the name of its run, and a fork of the library's
+# the user's too: it is somebody's own.
+_OF_SWEEP: LiteralString = """
+             from strategy_run r join app_user u on u.user_id = r.user_id
+            where starts_with(r.name, %s) and starts_with(u.name, %s) and r.forked_from_user_id is null"""
 
 Advance = Callable[[int], object]
 
@@ -70,7 +75,7 @@ def _make_batch(conn: psycopg.Connection[Any], name: str, batch: list[tuple[Part
     with conn.transaction():
         conn.execute("select pg_advisory_xact_lock(hashtextextended('papertick sweep ' || %s, 0))", [name])
         names = {run_name(name, parts): parts for parts in batch}
-        there = select(conn, "select name from strategy_run where name = any (%s)", list(names))
+        there = select(conn, "select r.name " + _OF_SWEEP + " and r.name = any (%s)", *_prefixes(name), list(names))
         missing = names.keys() - {row["name"] for row in there}
         (last,) = select(
             conn,
@@ -133,12 +138,17 @@ def _parameters(s: Session, verb: str) -> list[str]:
 def runs(s: Session, name: str) -> list[Row]:
     """The runs of a sweep, in the order in which they were made."""
     return s.select(
-        """select r.user_id, r.run_id, r.name, r.feed, r.status, t.last_logical_time
-             from strategy_run r join app_user u on u.user_id = r.user_id
-             left join engine_state t on t.user_id = r.user_id and t.run_id = r.run_id
-            where starts_with(r.name, %s) and starts_with(u.name, %s) order by r.user_id, r.run_id""",
-        *(f"{name}: ", f"sweep {name} #"),
+        """select o.*, t.last_logical_time
+             from (select r.user_id, r.run_id, r.name, r.feed, r.status"""
+        + _OF_SWEEP
+        + """) o left join engine_state t on t.user_id = o.user_id and t.run_id = o.run_id
+            order by o.user_id, o.run_id""",
+        *_prefixes(name),
     )
+
+
+def _prefixes(name: str) -> tuple[str, str]:
+    return f"{name}: ", f"sweep {name} #"
 
 
 class Failure(NamedTuple):
@@ -251,6 +261,7 @@ def sweeps(s: Session) -> list[Row]:
              from app_user u
             cross join lateral (select substring(u.name from '^sweep ([A-Za-z0-9._-]+) #\\d+$') as name) n
              join strategy_run r on r.user_id = u.user_id and starts_with(r.name, n.name || ': ')
+              and r.forked_from_user_id is null
              left join engine_state t on t.user_id = r.user_id and t.run_id = r.run_id
             group by n.name order by n.name collate "C" """
     )

@@ -25,7 +25,7 @@ from psycopg.types.json import set_json_loads
 import engine_py as papertick
 from engine_py import errors
 from engine_py import rows as typed
-from engine_py.arguments import as_text
+from engine_py.arguments import as_text, is_instant
 from engine_py.client import Papertick
 from engine_py.client_run import Run, User
 from engine_py.results import Column, Performance, Rows
@@ -217,6 +217,54 @@ def test_a_date_is_the_close_of_its_session(run: Run) -> None:
     for moment in ("2024-01-02", date(2024, 1, 2), datetime(2024, 1, 3, tzinfo=UTC)):
         run.tick(moment)
         assert run.last_logical_time == datetime(2024, 1, 3, tzinfo=UTC)
+
+
+def test_a_time_says_its_offset_whatever_the_sessions_zone_is(
+    pt: Papertick, run: Run, connect: Callable[..., Conn]
+) -> None:
+    numpy = pytest.importorskip("numpy")
+    conn = connect(autocommit=True, options="-c timezone=America/New_York")
+    mine = papertick.connect(conn)
+    theirs = mine.get_run(run.user_id, run.run_id)
+    theirs_key = {"user_id": run.user_id, "run_id": run.run_id}
+    texts = ("2024-01-05 00:00", "2024-01-05T00:00:00", "2024-01-05T00:00Z", "now", "today", "1704412800", "")
+    for wrong in (*texts, "2024-01-05 ", "2024-01-0", "infinity", datetime(2024, 1, 5), numpy.datetime64("2024-01-05")):
+        for ask in (
+            theirs.tick,
+            theirs.replay,
+            theirs.equity,
+            theirs.fork,
+            lambda time: theirs.replay(end=time),
+            lambda time: theirs.equity(None, time),
+            lambda time: theirs.place_order("AAA", "BUY", 1, time_in_force="GTD", good_till=time),
+            lambda time: theirs.preview_order("AAA", "BUY", 1, time_in_force="GTD", good_till=time),
+            lambda time: theirs.preview_sip(1, time),
+            lambda time: mine.tick_all(time, "default"),
+            lambda time: mine.tick_all(at(1), "default", since=time),
+            lambda time: mine.call("feed_status", since=time),
+            lambda time: mine.call("equity_between", **theirs_key, **{"from": time}),
+            lambda time: mine.do("tick", **theirs_key, logical_time=time),
+        ):
+            with pytest.raises(errors.UsageError):
+                ask(wrong)  # type: ignore[operator]
+    for day in ("2024-01-05", date(2024, 1, 5)):  # of no feed, so of no session
+        with pytest.raises(errors.UsageError, match="since"):
+            mine.call("feed_status", since=day)
+    assert (theirs.last_logical_time, theirs.orders()) == (None, [])
+    theirs.create_sip("AAA", 100, "DAILY", "2024-01-01")
+    theirs.pause_sip(1, date(2024, 1, 3), "2024-01-04")
+    theirs.tick("2024-01-05 05:30:00+05:30")
+    assert theirs.last_logical_time == datetime(2024, 1, 5, tzinfo=UTC)
+
+
+def test_which_parameters_are_times_is_what_the_verbs_say(db: Conn) -> None:
+    found = db.execute(
+        """select p.proname, substr(u.name, 3), u.type = 'timestamptz'::regtype from pg_proc p
+            cross join unnest(p.proargnames[1:p.pronargs], p.proargtypes::oid[]) u (name, type)
+            where p.pronamespace = 'public'::regnamespace and starts_with(u.name, 'p_')"""
+    ).fetchall()
+    assert [row for row in found if is_instant(row[0], row[1]) != row[2]] == []
+    assert ("tick", "logical_time", True) in found
 
 
 def test_every_run_on_one_board(pt: Papertick, busy: Run, db: Conn) -> None:

@@ -16,6 +16,7 @@ import pytest
 from helpers import at, make_bars, value, wait_until
 from test_cli import Cli, cli  # noqa: F401  # a fixture
 
+from engine_py import connect as connect_library
 from engine_py.errors import UsageError
 from engine_py.grid import Grid, Part, parse_part, parse_text, read_file
 
@@ -193,6 +194,28 @@ def test_show_list_stop_and_delete(small: Cli, db: Any) -> None:
     for command in ("show", "delete"):
         assert "no sweep s" in small.error("sweep", command, "s", code=2)["message"]
     assert small.json("sweep", "list")[0]["runs"] == 4
+
+
+def test_forks_and_imports_are_no_runs_of_the_sweep(small: Cli, db: Any, tmp_path: Path) -> None:
+    own = digests(db)
+    keys = db.execute("select user_id, run_id from strategy_run order by 1").fetchall()
+    kept = small.json("user", "create", "somebody")["user_id"]
+    small("run", "fork", *keys[0], kept)
+    library = connect_library(db)
+    copy = library.get_run(*keys[1]).fork()
+    assert copy.user.name == "sweep s #2"
+    small("export", *keys[2], "-o", tmp_path / "run.zip")
+    small("import", tmp_path / "run.zip", "--user", "else")
+    assert small.json("sweep", "list")[0]["runs"] == 4
+    assert small.json("sweep", "delete", "s")["deleted"] == 4
+    assert small.json("sweep", *SMALL)["new"] == 4
+    assert value(db, "select count(*) from strategy_run") == 7
+    assert own == dict(
+        db.execute(
+            """select r.name, run_digest(r.user_id, r.run_id) from strategy_run r join app_user u using (user_id)
+                where u.name like 'sweep s #%' and r.forked_from_user_id is null"""
+        ).fetchall()
+    )
 
 
 def test_every_kind_of_plan_and_the_runs_terms(cli: Cli, market: None, db: Any) -> None:  # noqa: F811
