@@ -23,8 +23,10 @@ begin
 end $$;
 comment on function export_rows is 'export_rows(user, run, table, is_ahead) → JSON, a row each, in a fixed order: one table of the run''s capsule. Of a table of runs: its rows without user and run id, feed name and what the wall clock said. Of calendar, market_session, feed, instrument, price_bar, corporate_action, fee_schedule: what the run''s past stands on; is_ahead: what only later ticks can ask for. TE101 for another table, TE204.';
 
+-- No nested loops: what has just come in has no statistics, and the rules of run_violations join whole ledgers.
 create or replace function import_run(p_user_id bigint, p_feed text, p_tables text[], p_rows text[], p_digest text, p_name text default null) returns bigint
-language plpgsql security definer set search_path = public, pg_temp set datestyle = 'ISO, YMD' set intervalstyle = 'postgres' set enable_seqscan = off set enable_bitmapscan = off as $$
+language plpgsql security definer set search_path = public, pg_temp set datestyle = 'ISO, YMD' set intervalstyle = 'postgres'
+  set enable_seqscan = off set enable_bitmapscan = off set enable_nestloop = off set jit = off as $$
 begin
   perform from public.strategy_run where false;
   perform engine.require_own_user(p_user_id), engine.await_user(p_user_id);

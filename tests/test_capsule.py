@@ -599,3 +599,18 @@ def test_the_commands(db: Conn, dsn: str, other_dsn: str, tmp_path: Path) -> Non
     cli(dsn, "export", run.run_id, "-o", tmp_path / "no" / "such" / "place.zip", code=2)
     cli(dsn, "export", run.run_id, "--format", "csv", "-o", tmp_path / "no" / "such" / "place", code=2)
     cli(dsn, "import", tmp_path / "nothing", code=2)
+
+
+def test_a_long_run_comes_in_without_statistics(db: Conn, other: Conn, tmp_path: Path) -> None:
+    """What has just come in is unknown to the planner: a join of its marks must not become a loop over all of them."""
+    db.execute("insert into instrument (symbol) values ('AAA')")
+    db.execute(
+        "insert into price_bar select 'default', 'AAA', timestamptz '2024-01-01Z' + n * interval '1 minute', 100, 101, 99, 100, 5"
+        " from generate_series(1, 20000) n"
+    )
+    run = make_run(db)
+    place(db, run, "AAA", "BUY", 10)
+    db.execute("call replay(%s, %s, '2024-01-01', '2025-01-01')", run)
+    other.execute("set statement_timeout = '20s'")
+    copy = send(db, run, other, tmp_path / "run.zip")
+    assert digest(other, copy) == digest(db, run)
