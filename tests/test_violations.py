@@ -620,6 +620,10 @@ def test_a_planted_defect_is_reported_for_its_run_alone(tx: Conn, rule: str) -> 
             planted.break_it(run)
             found = rows(tx, "select user_id, coalesce(run_id, %s), rule from violations", run.run_id)
             assert set(found) == {(*run.key, name) for name in {rule, *planted.also}}, way
+            query = "select rule, detail from violations where (user_id, run_id) = (%s, %s) order by 1, 2"
+            if rule != "row_without_run":
+                seen = rows(tx, query, *run.key)
+                assert rows(tx, "select * from run_violations(%s, %s) order by 1, 2", *run.key) == seen, way
 
 
 # What the contract forbids and no rule reports yet. When a rule is written its plant moves to PLANTS.
