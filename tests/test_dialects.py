@@ -472,6 +472,26 @@ def test_the_date_of_a_daily_bar_is_that_of_the_markets_clock(tx: Conn) -> None:
     assert (bars(tx, "kite")[0][1], bars(tx, "chart")[0][1]) == ("2024-01-03 00:00", "2024-01-03 00:00")
 
 
+@pytest.mark.parametrize("slow", [{}, {"names": {"close": "close"}}])
+def test_times_that_are_all_midnights_are_not_taken_for_closes(tx: Conn, slow: dict[str, Any]) -> None:
+    def rows(*times: str) -> str:
+        return HEAD + "".join(f"A,{when},1,1,1,1,5\n" for when in times)
+
+    offsets = rows("2024-01-02 00:00:00-05:00", "2024-01-03 00:00:00-05:00")
+    assert refused(tx, offsets, calendar="XNYS", **slow) == [(1, "22007")]
+    assert refused(tx, offsets, **slow) == [(1, "22007")]  # under ALWAYS too
+    assert refused(tx, offsets, skip_bad=True, **slow) == [(1, "22007")]
+    assert "--interval day" in hint_of(tx, offsets, calendar="XNYS", **slow)
+    assert refused(tx, rows("2024-01-02T05:00:00Z"), calendar="XNYS", **slow) == [(1, "22007")]  # New York's
+    naive = rows("2024-01-02 00:00:00", "2024-07-03 00:00:00")
+    assert refused(tx, naive, calendar="XNYS", time_zone="America/New_York", **slow) == [(1, "22007")]
+    load(tx, offsets, calendar="XNYS", interval=0, to="dates", **slow)
+    assert [bar[1] for bar in bars(tx, "dates")] == ["2024-01-02 21:00", "2024-01-03 21:00"]
+    # the ends of UTC's days, and a midnight among other hours
+    assert load(tx, rows("2024-01-02T00:00:00Z", "2024-01-03T00:00:00+00:00"), to="utc", **slow).rows == 2
+    assert load(tx, rows("2024-01-02 00:00:00+05:30", "2024-01-02 01:00:00+05:30"), to="hours", **slow).rows == 2
+
+
 def test_what_is_no_price_and_what_is_a_rounded_volume(tx: Conn) -> None:
     for prices in ("null,null,null,null", "NaN,NaN,NaN,NaN", "1,2,1,inf", "-1,2,-1,1", "1,2,1,", "1 2,3,1,1"):
         (problem,) = refused(tx, HEAD + f"A,2024-01-02,{prices},5\n")
