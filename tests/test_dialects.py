@@ -238,6 +238,40 @@ def test_yahoo_chart_json(tx: Conn) -> None:
     assert [bar[1] for bar in bars(tx, "g")] == ["2024-01-02 15:30", "2024-01-04 21:00"]
 
 
+def test_the_bar_of_a_running_session_is_left_out_of_a_yahoo_chart(tx: Conn) -> None:
+    def chart(traded: int, end: int = 1704402000, grain: str = "1d") -> str:
+        """With a last bar of 4 January 2024, 14:00 in New York; the session is 1704378600 to 1704402000."""
+        period = f'"currentTradingPeriod":{{"regular":{{"start":1704378600,"end":{end}}}}}'
+        meta = f'"meta":{{"regularMarketTime":{traded},{period},'
+        text = (DATA / "yahoo_chart.json").read_text().replace('"meta":{', meta).replace('"1d"', f'"{grain}"')
+        return text.replace("1704292200,1704378600", "1704292200,1704394800")
+
+    said = {"adjusted": False, "calendar": "XNYS"}
+    report = load(tx, chart(1704394800), **said)
+    assert ([bar[1] for bar in bars(tx)], report.left_out) == (["2024-01-02 21:00"], {"no price": 1, "unfinished": 1})
+    assert load(tx, chart(1704394800, end=1704394800), **said, to="ended").rows == 2
+    assert load(tx, chart(1704316000), **said, to="before").rows == 2  # the last trade was the day before
+    assert load(tx, chart(1704394860, grain="5m"), **said, to="runs").left_out == {"no price": 1, "unfinished": 1}
+    assert load(tx, chart(1704395100, grain="5m"), **said, to="ran").rows == 2
+
+
+def test_weekly_bars_of_yahoo_are_no_daily_ones(tx: Conn) -> None:
+    def rows(*days: str) -> str:
+        head = "Date,Open,High,Low,Close,Adj Close,Volume\n"
+        return head + "".join(f"{day},1,1,1,1,1,1\n" for day in days)
+
+    weekly = rows("2024-01-29", "2024-01-08", "2024-01-22", "2024-02-05")
+    assert refused(tx, weekly, symbol="A", adjusted=False, calendar="XNYS") == [(1, "22007")]
+    assert refused(tx, weekly, symbol="A", adjusted=False) == [(1, "22007")]
+    assert "daily" in hint_of(tx, weekly, symbol="A", adjusted=False)
+    assert refused(tx, rows("2024-02-01", "2024-03-01", "2024-04-01"), symbol="A", adjusted=False) == [(1, "22007")]
+    lines = (DATA / "yfinance_download.csv").read_text().splitlines(keepends=True)
+    wide = "".join(lines[:3] + [day + lines[3][10:] for day in ("2024-01-08", "2024-01-15", "2024-01-22")])
+    assert refused(tx, wide, adjusted=True) == [(1, "22007")]
+    daily = rows("2024-01-16", "2024-01-12", "2024-01-08", "2024-01-22", "2024-01-18", "2024-02-22")
+    assert load(tx, daily, symbol="A", adjusted=False, calendar="XNYS").rows == 6
+
+
 # --- Stooq ---
 
 
