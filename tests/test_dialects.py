@@ -325,6 +325,23 @@ def test_nse_bhavcopies_old_and_new_are_one_series(tx: Conn) -> None:
     ]
 
 
+@pytest.mark.parametrize("file", ["nse_cm02JAN2024bhav.csv", "BhavCopy_NSE_CM_0_0_0_20240708_F_0000.csv"])
+def test_a_companys_bonds_are_not_its_share(tx: Conn, file: str) -> None:
+    lines = (DATA / file).read_text().splitlines(keepends=True)
+    assert ",EQ," in lines[1]
+
+    def rows(*series: str) -> str:
+        return lines[0] + "".join(lines[1].replace(",EQ,", f",{name},") for name in series)
+
+    report = load(tx, rows("EQ", "N1", "W1"), series=frozenset())
+    assert (report.rows, [bar[0] for bar in bars(tx)]) == (3, ["ACMEIND", "ACMEIND.N1", "ACMEIND.W1"])
+    assert load(tx, rows("N1"), series=frozenset({"N1"}), to="alone", only=frozenset({"ACMEIND.N1"})).rows == 1
+    load(tx, rows("BE"), series=frozenset({"EQ", "BE"}), to="share")  # the same share, under surveillance
+    assert [bar[0] for bar in bars(tx, "share")] == ["ACMEIND"]
+    load(tx, rows("N1"), series=frozenset(), names={"symbol": "ISIN"}, to="isin")
+    assert "." not in bars(tx, "isin")[0][0]
+
+
 def test_a_bhavcopy_row_that_is_wrong_names_its_file_and_line(tx: Conn) -> None:
     good = (DATA / "nse_cm02JAN2024bhav.csv").read_text()
     bad = good.replace("1500,1532.5,1490.1", "1500,1490.1,1532.5").replace("36,36.8,", "36,thirty,")
