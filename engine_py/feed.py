@@ -127,8 +127,9 @@ def load_rows(
     with conn.transaction(force_rollback=report.dry_run):
         load = _start(conn, report, feed, calendar, options)
         try:
-            rows = open_rows(load.clock())
-            load.fill(rows, None, "")
+            clock = load.clock()
+            load.fill(open_rows(clock), None, "")
+            clock.judge()
         except Bad as bad:
             raise refused(report, bad) from None
         load.finish(skip_bad=skip_bad, strict=False)

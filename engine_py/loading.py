@@ -73,8 +73,9 @@ class Load:
             self._require_prices(dialect)
             self._formats[dialect.name] = None
             self._report.format = ", ".join(self._formats)
-            rows = open_rows(dialect, source, self._options, self.clock())
-            self.fill(rows, progress, file.name)
+            clock = self.clock()
+            self.fill(open_rows(dialect, source, self._options, clock), progress, file.name)
+            clock.judge()
         except Bad as bad:
             raise refused(self._report, bad, 1, file.name if self._report.files > 1 else "") from None
 

@@ -238,6 +238,40 @@ def test_yahoo_chart_json(tx: Conn) -> None:
     assert [bar[1] for bar in bars(tx, "g")] == ["2024-01-02 15:30", "2024-01-04 21:00"]
 
 
+def test_the_bar_of_a_running_session_is_left_out_of_a_yahoo_chart(tx: Conn) -> None:
+    def chart(traded: int, end: int = 1704402000, grain: str = "1d") -> str:
+        """With a last bar of 4 January 2024, 14:00 in New York; the session is 1704378600 to 1704402000."""
+        period = f'"currentTradingPeriod":{{"regular":{{"start":1704378600,"end":{end}}}}}'
+        meta = f'"meta":{{"regularMarketTime":{traded},{period},'
+        text = (DATA / "yahoo_chart.json").read_text().replace('"meta":{', meta).replace('"1d"', f'"{grain}"')
+        return text.replace("1704292200,1704378600", "1704292200,1704394800")
+
+    said = {"adjusted": False, "calendar": "XNYS"}
+    report = load(tx, chart(1704394800), **said)
+    assert ([bar[1] for bar in bars(tx)], report.left_out) == (["2024-01-02 21:00"], {"no price": 1, "unfinished": 1})
+    assert load(tx, chart(1704394800, end=1704394800), **said, to="ended").rows == 2
+    assert load(tx, chart(1704316000), **said, to="before").rows == 2  # the last trade was the day before
+    assert load(tx, chart(1704394860, grain="5m"), **said, to="runs").left_out == {"no price": 1, "unfinished": 1}
+    assert load(tx, chart(1704395100, grain="5m"), **said, to="ran").rows == 2
+
+
+def test_weekly_bars_of_yahoo_are_no_daily_ones(tx: Conn) -> None:
+    def rows(*days: str) -> str:
+        head = "Date,Open,High,Low,Close,Adj Close,Volume\n"
+        return head + "".join(f"{day},1,1,1,1,1,1\n" for day in days)
+
+    weekly = rows("2024-01-29", "2024-01-08", "2024-01-22", "2024-02-05")
+    assert refused(tx, weekly, symbol="A", adjusted=False, calendar="XNYS") == [(1, "22007")]
+    assert refused(tx, weekly, symbol="A", adjusted=False) == [(1, "22007")]
+    assert "daily" in hint_of(tx, weekly, symbol="A", adjusted=False)
+    assert refused(tx, rows("2024-02-01", "2024-03-01", "2024-04-01"), symbol="A", adjusted=False) == [(1, "22007")]
+    lines = (DATA / "yfinance_download.csv").read_text().splitlines(keepends=True)
+    wide = "".join(lines[:3] + [day + lines[3][10:] for day in ("2024-01-08", "2024-01-15", "2024-01-22")])
+    assert refused(tx, wide, adjusted=True) == [(1, "22007")]
+    daily = rows("2024-01-16", "2024-01-12", "2024-01-08", "2024-01-22", "2024-01-18", "2024-02-22")
+    assert load(tx, daily, symbol="A", adjusted=False, calendar="XNYS").rows == 6
+
+
 # --- Stooq ---
 
 
@@ -289,6 +323,23 @@ def test_nse_bhavcopies_old_and_new_are_one_series(tx: Conn) -> None:
         (files[0], 3, "23505", "repeats line 2 with other values"),
         (files[2], 3, "23505", "repeats line 2 with other values"),
     ]
+
+
+@pytest.mark.parametrize("file", ["nse_cm02JAN2024bhav.csv", "BhavCopy_NSE_CM_0_0_0_20240708_F_0000.csv"])
+def test_a_companys_bonds_are_not_its_share(tx: Conn, file: str) -> None:
+    lines = (DATA / file).read_text().splitlines(keepends=True)
+    assert ",EQ," in lines[1]
+
+    def rows(*series: str) -> str:
+        return lines[0] + "".join(lines[1].replace(",EQ,", f",{name},") for name in series)
+
+    report = load(tx, rows("EQ", "N1", "W1"), series=frozenset())
+    assert (report.rows, [bar[0] for bar in bars(tx)]) == (3, ["ACMEIND", "ACMEIND.N1", "ACMEIND.W1"])
+    assert load(tx, rows("N1"), series=frozenset({"N1"}), to="alone", only=frozenset({"ACMEIND.N1"})).rows == 1
+    load(tx, rows("BE"), series=frozenset({"EQ", "BE"}), to="share")  # the same share, under surveillance
+    assert [bar[0] for bar in bars(tx, "share")] == ["ACMEIND"]
+    load(tx, rows("N1"), series=frozenset(), names={"symbol": "ISIN"}, to="isin")
+    assert "." not in bars(tx, "isin")[0][0]
 
 
 def test_a_bhavcopy_row_that_is_wrong_names_its_file_and_line(tx: Conn) -> None:
@@ -470,6 +521,26 @@ def test_the_date_of_a_daily_bar_is_that_of_the_markets_clock(tx: Conn) -> None:
     load(tx, "kite_day.json", symbol="A", adjusted=False, to="kite")
     load(tx, "yahoo_chart.json", adjusted=False, to="chart")
     assert (bars(tx, "kite")[0][1], bars(tx, "chart")[0][1]) == ("2024-01-03 00:00", "2024-01-03 00:00")
+
+
+@pytest.mark.parametrize("slow", [{}, {"names": {"close": "close"}}])
+def test_times_that_are_all_midnights_are_not_taken_for_closes(tx: Conn, slow: dict[str, Any]) -> None:
+    def rows(*times: str) -> str:
+        return HEAD + "".join(f"A,{when},1,1,1,1,5\n" for when in times)
+
+    offsets = rows("2024-01-02 00:00:00-05:00", "2024-01-03 00:00:00-05:00")
+    assert refused(tx, offsets, calendar="XNYS", **slow) == [(1, "22007")]
+    assert refused(tx, offsets, **slow) == [(1, "22007")]  # under ALWAYS too
+    assert refused(tx, offsets, skip_bad=True, **slow) == [(1, "22007")]
+    assert "--interval day" in hint_of(tx, offsets, calendar="XNYS", **slow)
+    assert refused(tx, rows("2024-01-02T05:00:00Z"), calendar="XNYS", **slow) == [(1, "22007")]  # New York's
+    naive = rows("2024-01-02 00:00:00", "2024-07-03 00:00:00")
+    assert refused(tx, naive, calendar="XNYS", time_zone="America/New_York", **slow) == [(1, "22007")]
+    load(tx, offsets, calendar="XNYS", interval=0, to="dates", **slow)
+    assert [bar[1] for bar in bars(tx, "dates")] == ["2024-01-02 21:00", "2024-01-03 21:00"]
+    # the ends of UTC's days, and a midnight among other hours
+    assert load(tx, rows("2024-01-02T00:00:00Z", "2024-01-03T00:00:00+00:00"), to="utc", **slow).rows == 2
+    assert load(tx, rows("2024-01-02 00:00:00+05:30", "2024-01-02 01:00:00+05:30"), to="hours", **slow).rows == 2
 
 
 def test_what_is_no_price_and_what_is_a_rounded_volume(tx: Conn) -> None:

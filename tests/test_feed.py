@@ -708,6 +708,8 @@ def bar(draw: st.DrawFn) -> tuple[Any, ...]:
     moment = draw(
         st.datetimes(datetime(1900, 1, 3), datetime(2299, 12, 29)),
     ).replace(tzinfo=timezone(timedelta(minutes=draw(st.integers(-14 * 60, 14 * 60)))))
+    if moment.hour == moment.minute == moment.second == 0:  # nothing but midnights would be taken for dates
+        moment += timedelta(seconds=1)
     symbol = draw(st.text(_PRINTABLE, min_size=1, max_size=64).map(str.strip).filter(len))
     volume = draw(st.none() | st.integers(0, 10**24 - 1).map(lambda n: Decimal(n).scaleb(-4)))
     return symbol, moment, opening, high, low, closing, volume

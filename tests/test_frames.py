@@ -100,7 +100,11 @@ def test_an_index_of_dates_and_one_of_times(tx: Conn) -> None:
     load_bars(tx, aware, feed="aware", symbol="A", calendar="XNYS")  # yfinance's Ticker.history
     assert [row[1] for row in bars(tx, "aware")] == ["2024-01-02 21:00", "2024-07-03 17:00"]
     aware.index.name = "time"
-    load_bars(tx, aware, feed="instants", symbol="A")
+    for frame, calendar in ((aware, None), (aware, "XNYS"), (aware.tz_convert("UTC"), "XNYS")):
+        with pytest.raises(feed.FeedError) as caught:  # dates, or closes?
+            load_bars(tx, frame, feed="midnights", symbol="A", calendar=calendar)
+        assert (caught.value.code, "dates" in (caught.value.hint or "")) == ("22007", True)
+    load_bars(tx, aware.tz_convert("UTC"), feed="instants", symbol="A")
     assert bars(tx, "instants")[0][1] == "2024-01-02 05:00"
     naive = dates.copy()
     naive.index = pandas.DatetimeIndex(["2024-01-02 16:00", "2024-01-03"])
@@ -192,6 +196,15 @@ def test_parquet(tx: Conn, tmp_path: Path) -> None:
     parquet.write_table(table, path)
     feed.load_files(tx, [path], feed="dates", options=Options(names={"price": "price"}))
     assert bars(tx, "dates") == [("A", "2024-01-03 00:00", "0.1", "0.1", "0.1", "0.1", None)]
+    moments = pyarrow.array([datetime(2024, 1, 2, 5, tzinfo=UTC)], pyarrow.timestamp("us", "America/New_York"))
+    for name, code in (("Date", None), ("time", "22007")):  # as in a frame
+        parquet.write_table(pyarrow.table({"symbol": ["A"], name: moments, "price": [1.5]}), path)
+        try:
+            feed.load_files(tx, [path], feed=name, calendar="XNYS", options=Options(names={"price": "price"}))
+        except feed.FeedError as refused:
+            assert (refused.code, bars(tx, name)) == (code, [])
+        else:
+            assert (code, bars(tx, name)[0][1]) == (None, "2024-01-02 21:00")
     path.write_bytes(b"PAR1" + b"x" * 100)
     with pytest.raises(feed.FeedError) as caught:
         feed.load_files(tx, [path], feed="g", options=Options())

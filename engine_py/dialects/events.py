@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from engine_py.csvfile import DATE, NUMBER, Bad, Column, check_time, shown, split_line
 from engine_py.dialects.base import LeftOut, Options, Reader, Source, escaped, symbol_of
-from engine_py.dialects.nse import EQUITY, of_series
+from engine_py.dialects.nse import EQUITY, of_series, security
 from engine_py.dialects.times import DAY_MONTH_YEAR, Clock
 from engine_py.dialects.yahoo import day_of
 
@@ -124,7 +124,7 @@ class OfNse(Events):
 
     def actions(self, number: int, fields: list[str]) -> list[tuple[str, str, Action]]:
         of = {name: fields[place] for name, place in self._at.items()}
-        of_series(of.get("series", "EQ"), self.options, EQUITY)
+        of_series(series := of.get("series", "EQ"), self.options, EQUITY)
         found, rest = parse_purpose(of["purpose"])
         if rest:
             self.left_out["purpose not understood"] += 1
@@ -138,7 +138,7 @@ class OfNse(Events):
         if not ex_date:
             raise Bad("22007", f"EX-DATE is not a date like 02-Jan-2024: {shown(of['ex-date'])}")
         check_time(ex_date)
-        return [(of["symbol"], ex_date, action) for action in found]
+        return [(security(of["symbol"], series), ex_date, action) for action in found]
 
 
 _MONEY = r"r[se]\.? ?(\d{1,9}(?:\.\d{1,6})?)"

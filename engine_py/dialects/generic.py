@@ -47,7 +47,7 @@ def _table(source: Source, options: Options, clock: Clock) -> Table:
     columns = BAR if options.symbol is None else BAR[1:]
     if options.adjusted:
         columns = (*columns, ADJUSTED_CLOSE)
-    table = Table(source.text, columns, {"logical_time": clock.closes}, source.ahead)
+    table = Table(source.text, columns, {"logical_time": clock.close}, source.ahead)
     if options.symbol is not None and "symbol" in table.names:
         raise Bad("42701", "the file has a symbol column, and a symbol was given as well")
     return table

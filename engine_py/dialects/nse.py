@@ -10,6 +10,8 @@ from engine_py.dialects.delimited import Delimited
 from engine_py.dialects.times import Clock
 
 EQUITY = frozenset(("EQ",))
+# One share, whichever market it trades in: normal, trade for trade, blocks, institutional, SME; trusts have RR and IV.
+_SHARES = frozenset(("EQ", "BE", "BZ", "BL", "BT", "IL", "SM", "ST", "SZ", "RR", "IV"))
 
 
 _COLUMNS = {
@@ -32,6 +34,15 @@ class Bhavcopy(Delimited):
 
     def keep(self, fields: list[str]) -> None:
         of_series(self.get(fields, "series"), self.options, EQUITY)
+
+    def symbol(self, fields: list[str]) -> str:
+        symbol = super().symbol(fields)
+        return symbol if "symbol" in self.options.names else security(symbol, self.get(fields, "series"))
+
+
+def security(symbol: str, series: str) -> str:
+    """The symbol that is of one security: a company's bonds, warrants and partly paid shares trade under its own."""
+    return symbol if not symbol or not series or series in _SHARES else f"{symbol}.{series}"
 
 
 def of_series(series: str, options: Options, usual: frozenset[str]) -> None:

@@ -38,11 +38,10 @@ def _columns(arrow: Any, file: Any) -> ColumnSet:
         for batch in file.iter_batches(ROWS):
             yield {name: values_of(arrow, batch.column(n)) for n, name in enumerate(schema.names)}
 
-    naive = {field.name for field in schema if arrow.types.is_timestamp(field.type) and field.type.tz is None}
     dates = set()
-    for name in naive:
+    for name in {field.name for field in schema if arrow.types.is_timestamp(field.type)}:
         column = (v for b in file.iter_batches(ROWS, columns=[name]) for v in values_of(arrow, b.column(0)))
-        if only_midnights(column):
+        if only_midnights(column, with_offset=name.lower() == "date"):
             dates.add(name)
     singles = frozenset(field.name for field in schema if field.type in (arrow.float32(), arrow.float16()))
     return ColumnSet(schema.names, parts, singles, frozenset(dates))

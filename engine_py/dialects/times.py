@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
+from statistics import median
 from zoneinfo import ZoneInfo
 
 from engine_py.bars import Closes
@@ -28,6 +30,7 @@ _STRPTIME = {"%Y": "yyyy", "%b": "mmm", "%m": "mm", "%d": "dd", "%H": "HH", "%M"
 _EPOCHS = {"epoch": 1_000_000, "epoch-ms": 1_000}  # microseconds of a unit
 _NAIVE = re.compile(DATE + r"[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?", re.ASCII).fullmatch
 _CANONICAL = re.compile(f"{INSTANT}|{DATE}", re.ASCII).fullmatch
+_WEEKLY = 5  # days from bar to bar: no market is closed so long again and again
 _MEANING = "a date like 2024-01-31, or a time with its offset like 2024-01-31T16:00:00-05:00"
 
 TimeFormat = Callable[[str], str | None]  # what a text says: a date, a naive time or an instant; None: not of this form
@@ -108,7 +111,7 @@ class Clock:
 
     `interval`: minutes of a bar whose time is its open; the bar then has the time of its close, at the latest that of
     its session. None: times are closes already. `zone`: the clock of times that do not say. `market`: the clock whose
-    midnights begin the days; None: nobody said.
+    midnights begin the days; None: nobody said. `dates`: for a source that dates a bar by its first day, all it has.
     """
 
     closes: Closes
@@ -117,6 +120,54 @@ class Clock:
     zone: ZoneInfo | None = None
     interval: int | None = None
     market: ZoneInfo | None = None
+    dates: set[str] | None = None
+    _has_hours: bool = field(default=False, init=False)
+    _midnight: str | None = field(default=None, init=False)  # one that closes no session
+
+    def close(self, text: str) -> str | None:
+        """What a canonical text stands for, as `closes` has it. Raises Bad."""
+        found = self.closes(text)
+        if len(text) > 10 and self.interval is None and not self._has_hours:
+            self._look(text)
+        elif self.dates is not None and len(text) == 10:
+            self.dates.add(text)
+        return found
+
+    def judge(self) -> None:
+        """Raise Bad for what only all times together show: that they are none, or not those of daily bars."""
+        if self._midnight and not self._has_hours:
+            raise Bad(
+                "22007",
+                f"all times are midnights, as {shown(self._midnight)}: dates, or the closes of the days before?",
+                "If they are dates: --interval day, or write them as dates. If they are closes: write them in UTC.",
+            )
+        days = sorted(date.fromisoformat(text).toordinal() for text in self.dates or ())
+        if len(days) >= 3 and median(later - day for day, later in pairwise(days)) >= _WEEKLY:
+            raise Bad(
+                "22007",
+                "these look like weekly or monthly bars, dated by their first day: their closes were not known then",
+                "Download daily bars.",
+            )
+
+    def _look(self, text: str) -> None:
+        """Note whether an instant is a midnight, by its own offset or on the market's clock, and closes no session."""
+        try:
+            instant = datetime.fromisoformat(text)
+            seen = [instant, instant.astimezone(self.market)] if self.market else [instant]
+            midnights = [moment for moment in seen if moment.time() == time()]
+            self._has_hours = not midnights
+            days = [(moment.date() - timedelta(back)).isoformat() for moment in midnights for back in (0, 1)]
+        except OverflowError:  # of a year that no bar may have
+            return
+        if midnights and self._midnight is None and not any(self._closes_at(day, instant) for day in days):
+            self._midnight = text
+
+    def _closes_at(self, day: str, instant: datetime) -> bool:
+        try:
+            close = self.closes(day)
+        except Bad:
+            return False
+        return close is not None and datetime.fromisoformat(close) == instant
 
     def stamp(self, text: str) -> str:
         """The canonical time of a bar. Raises Bad."""
@@ -138,11 +189,11 @@ class Clock:
             said = self._shifted(said)
         elif self.interval:
             raise Bad("22007", f"has no time of day, and an interval of minutes was given: {shown(text)}")
-        return self.closes(said) or said
+        return self.close(said) or said
 
     def date(self, text: str) -> str:
         """The close of the session of a date that is known to be one."""
-        return self.closes(text) or text
+        return self.close(text) or text
 
     def _placed(self, text: str) -> str:
         if not self.zone:

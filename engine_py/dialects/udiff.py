@@ -9,7 +9,7 @@ from __future__ import annotations
 from engine_py.csvfile import Bad, split_line
 from engine_py.dialects.base import OF_TEXT, LeftOut, Options, Reader, Source
 from engine_py.dialects.delimited import Delimited
-from engine_py.dialects.nse import EQUITY, of_series
+from engine_py.dialects.nse import EQUITY, of_series, security
 from engine_py.dialects.times import Clock
 
 _DEBT = frozenset(("F", "G"))
@@ -45,6 +45,14 @@ class Udiff(Delimited):
     def keep_series(self, series: str) -> None:
         of_series(series, self.options, EQUITY)
 
+    def symbol(self, fields: list[str]) -> str:
+        symbol = super().symbol(fields)
+        return symbol if self._is_one_security() else security(symbol, self.get(fields, "series"))
+
+    def _is_one_security(self) -> bool:
+        """Whether the symbols tell securities apart by themselves, as those of a column that was named for it do."""
+        return "symbol" in self.options.names
+
 
 _OFBSE_COLUMNS = {**_COLUMNS, "symbol": ("fininstrmid",)}
 
@@ -52,6 +60,9 @@ _OFBSE_COLUMNS = {**_COLUMNS, "symbol": ("fininstrmid",)}
 class OfBse(Udiff):
     aliases = _OFBSE_COLUMNS
     exchange = "BSE"
+
+    def _is_one_security(self) -> bool:
+        return True  # a scrip code
 
     def keep_series(self, series: str) -> None:
         if self.options.series is None and series in _DEBT:

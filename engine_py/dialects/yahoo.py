@@ -45,6 +45,7 @@ class Csv(Delimited):
         self._symbol = symbol_of(source, options)
         self.mapping = {"symbol": f"'{self._symbol}'", **self.mapping}
         _require_interval(self.mapping["time"], clock)
+        clock.dates = set()  # a weekly or monthly file looks the same, and dates its bars by their first days
 
     def symbol(self, fields: list[str]) -> str:
         return self._symbol
@@ -76,6 +77,7 @@ class Wide(Reader):
         self.mapping = {"symbol": f"line 2 ({len(self._places)})", "time": title[0] or "column 1"}
         self.mapping |= {name.replace(" ", "_"): name for name in _FIELDS if name in map(str.lower, fields)}
         _require_interval(self.mapping["time"], clock)
+        clock.dates = set()
 
     def raws(self) -> Iterator[tuple[int, Any]]:
         """Of each line one row a ticker."""
@@ -135,6 +137,8 @@ class Chart(Reader):
         prices = [scalar(value) for value in values]
         if not any(prices):
             raise LeftOut("no price")
+        if _is_unfinished(at(result, "meta"), scalar(time)):
+            raise LeftOut("unfinished")
         symbol = self.options.symbol or scalar(at(result, "meta", "symbol"))
         return Bar(symbol, self._when(result, scalar(time)), prices, scalar(volume), scalar(adjusted))
 
@@ -148,6 +152,21 @@ class Chart(Reader):
         except (ZoneInfoNotFoundError, ValueError, OverflowError, OSError):
             raise Bad("22007", f"timestamp {shown(time)} or its meta.exchangeTimezoneName cannot be read") from None
         return self.stamp(local.isoformat(), "timestamp")
+
+
+def _is_unfinished(meta: Any, time: str) -> bool:
+    """Whether the session was open at the download, and the bar not yet what it would be.
+
+    The bar of now has the time of the last trade instead of its open; an intraday one before it may still be running.
+    """
+    period = [at(meta, "currentTradingPeriod", "regular", side) for side in ("start", "end")]
+    try:
+        traded, opened = int(str(at(meta, "regularMarketTime"))), int(time)
+        start, end = (int(str(side)) for side in period)
+        length = 60 * interval_minutes(str(at(meta, "dataGranularity")))
+    except ValueError:  # the meta does not say, or _when will refuse it
+        return False
+    return start <= traded < end and (opened >= traded or (length > 0 and opened + length > traded))
 
 
 def _require_interval(name: str, clock: Clock) -> None:
