@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from engine_py.errors import InvalidError, PapertickError, UsageError
 
@@ -29,7 +29,19 @@ MAX_BYTES = 4 << 30  # of all members, unpacked
 _MAX_MANIFEST = 1 << 20
 _MAX_LINE = 16 << 20
 _MANIFEST = "manifest.json"
-_MEMBER = re.compile(r"(run|market|ahead)/[a-z_]{1,40}\.ndjson")
+# As engine.capsule_tables() has them; tests/test_capsule.py compares.
+RUN_TABLES = (
+    *("strategy_run", "engine_state", "engine_status", "paper_order", "paper_trade", "trade_fee", "cash_ledger"),
+    *("paper_position", "mtm_ledger", "paper_equity_curve", "event_ledger", "dividend_due", "rebalance_plan"),
+    *("target_weight", "sip_plan", "risk_limit", "forbidden_symbol"),
+)
+SHARED_TABLES = ("calendar", "market_session", "feed", "instrument", "price_bar", "corporate_action", "fee_schedule")
+AHEAD_TABLES = ("market_session", "instrument", "price_bar", "corporate_action")
+_MEMBERS = frozenset(
+    f"{part}/{table}.ndjson"
+    for part, tables in (("run", RUN_TABLES), ("market", SHARED_TABLES), ("ahead", AHEAD_TABLES))
+    for table in tables
+)
 
 
 @dataclass(frozen=True)
@@ -139,7 +151,7 @@ class Capsule:
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
         self.manifest = self._read_manifest()
-        self.members = {member.name: member for member in map(_member, self.manifest["members"])}
+        self.members = {member.name: member for member in (Member(**entry) for entry in self.manifest["members"])}
         self._check_names()
         for member in self.members.values():
             self._check(member)
@@ -181,19 +193,16 @@ class Capsule:
             raise InvalidError("not a capsule: no manifest", code="22023", hint="papertick export RUN writes one.")
         try:
             manifest = json.loads(self._archive.read(_MANIFEST))
-            known = manifest["format"] == FORMAT
-            newer = known and manifest["format_version"] > FORMAT_VERSION
-            complete = isinstance(manifest["run"], dict) and isinstance(manifest["digest"], str)
-        except (ValueError, KeyError, TypeError) as exc:
-            raise tampered("the capsule's manifest cannot be read") from exc
-        if newer:
+        except (ValueError, RecursionError) as exc:
+            raise _unreadable("JSON is broken") from exc
+        version = manifest.get("format_version") if isinstance(manifest, dict) else None
+        if _is_count(version) and version > FORMAT_VERSION and manifest.get("format") == FORMAT:
             raise InvalidError(
-                f"a capsule of format {manifest['format_version']}, and this papertick knows only {FORMAT_VERSION}",
+                f"a capsule of format {version}, and this papertick knows only {FORMAT_VERSION}",
                 code="0A000",
                 hint=f"Install papertick {manifest.get('papertick')} or later.",
             )
-        if not known or not complete:
-            raise tampered("the capsule's manifest cannot be read")
+        _require_shape(manifest, _SHAPE, "manifest")
         return dict(manifest)
 
     def _check_names(self) -> None:
@@ -201,7 +210,7 @@ class Capsule:
         found = sorted(info.filename for info in self._archive.infolist())
         if found != sorted(listed) or len(self.members) != len(self.manifest["members"]):
             raise tampered("the capsule holds other members than its manifest lists")
-        if strange := [name for name in self.members if not _MEMBER.fullmatch(name)]:
+        if strange := [name for name in self.members if name not in _MEMBERS]:
             raise tampered("the capsule has a member that is none of a capsule's", detail=f"member={strange[0]!r}")
         if sum(member.bytes for member in self.members.values()) > MAX_BYTES:
             raise InvalidError(f"the capsule unpacks to more than {MAX_BYTES >> 30} GB", code="54000")
@@ -220,14 +229,65 @@ class Capsule:
             raise tampered("a member of the capsule has been changed", detail=f"member={member.name}")
 
 
-def _member(entry: Any) -> Member:
-    try:
-        member = Member(str(entry["name"]), int(entry["rows"]), int(entry["bytes"]), str(entry["sha256"]))
-    except (KeyError, TypeError, ValueError) as exc:
-        raise tampered("the capsule's manifest cannot be read") from exc
-    if member.rows < 0 or member.bytes < 0:
-        raise tampered("the capsule's manifest cannot be read")
-    return member
+def _unreadable(detail: str) -> PapertickError:
+    return tampered("the capsule's manifest cannot be read", detail=detail)
+
+
+def _require_shape(value: Any, shape: Any, where: str) -> None:
+    """A dict has exactly the names of its shape, a list items of one shape; all else is for a check to say."""
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            raise _unreadable(f"{where} is not an object")
+        prefix = "" if shape is _SHAPE else f"{where}."
+        for name in sorted(value.keys() - shape.keys()):
+            raise _unreadable(f"{prefix}{name[:60]} is not known")
+        for name, inner in shape.items():
+            if name not in value:
+                raise _unreadable(f"{prefix}{name} is missing")
+            _require_shape(value[name], inner, f"{prefix}{name}")
+    elif isinstance(shape, list):
+        if not isinstance(value, list):
+            raise _unreadable(f"{where} is not a list")
+        for n, item in enumerate(value):
+            _require_shape(item, shape[0], f"{where}[{n}]")
+    elif not shape(value):
+        raise _unreadable(f"{where} is not what it must be: {json.dumps(value)[:60]}")
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not re.search("[\0\ud800-\udfff]", value)
+
+
+def _is_word(value: Any) -> bool:
+    return _is_text(value) and value != ""
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value))
+
+
+def _is_time(value: Any) -> bool:
+    return value is None or _is_word(value)
+
+
+_SHAPE: dict[str, Any] = {
+    "format": lambda value: value == FORMAT,
+    "format_version": lambda value: _is_count(value) and value == FORMAT_VERSION,
+    "papertick": _is_word,
+    "digest": _is_hash,
+    "schema_version": lambda value: value is None or _is_count(value),
+    "run": {
+        "name": _is_text,
+        "status": lambda value: value in ("RUNNING", "STOPPED", "ERROR"),
+        **dict.fromkeys(("feed", "calendar", "currency", "mark_policy"), _is_word),
+        **dict.fromkeys(("first_logical_time", "last_logical_time"), _is_time),
+    },
+    "members": [{"name": _is_word, "rows": _is_count, "bytes": _is_count, "sha256": _is_hash}],
+}
 
 
 @contextmanager

@@ -14,17 +14,10 @@ from psycopg import sql
 from psycopg.types.string import TextLoader
 
 from engine_py import __version__, capsule
+from engine_py.capsule import AHEAD_TABLES, RUN_TABLES, SHARED_TABLES
 from engine_py.cli_base import select
 from engine_py.errors import UsageError
 
-# As engine.capsule_tables() has them; tests/test_capsule.py compares.
-RUN_TABLES = (
-    *("strategy_run", "engine_state", "engine_status", "paper_order", "paper_trade", "trade_fee", "cash_ledger"),
-    *("paper_position", "mtm_ledger", "paper_equity_curve", "event_ledger", "dividend_due", "rebalance_plan"),
-    *("target_weight", "sip_plan", "risk_limit", "forbidden_symbol"),
-)
-SHARED_TABLES = ("calendar", "market_session", "feed", "instrument", "price_bar", "corporate_action", "fee_schedule")
-AHEAD_TABLES = ("market_session", "instrument", "price_bar", "corporate_action")
 # JSON has no raw control characters, so with these COPY neither quotes nor escapes anything.
 RAW: LiteralString = "with (format csv, quote e'\\x01', delimiter e'\\x02')"
 

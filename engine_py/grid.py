@@ -92,7 +92,7 @@ def parse_text(text: str) -> tuple[Part, ...]:
     """The parts of a combination, from their texts between semicolons."""
     parts = []
     for words in _split(text, ";"):
-        kind, _, rest = words.strip().partition(" ")
+        kind, _, rest = words.strip(" ").partition(" ")
         parts.append(Part(kind, {name: values[0] for name, values in parse_part(rest).items()}))
     return tuple(parts)
 
@@ -116,11 +116,26 @@ def _split(text: str, separators: str, *, keep_empty: bool = False) -> list[str]
 
 
 def _quoted(value: str) -> str:
-    return value if (value and not set(value) & set(' \t\n,;"=')) or value[:1] in ("{", "[") else json.dumps(value)
+    """As it is where that reads back as one value, as JSON and plain words do."""
+    try:
+        plain = _split(f"x={value}", " \t\n,;") == [f"x={value}"] and _unquoted(value) == value
+    except UsageError:
+        plain = False
+    return value if plain and not _to_quote(value) else json.dumps(value)
+
+
+def _to_quote(value: str) -> bool:
+    """What has always been quoted: names that are stored stay as they are."""
+    return not value or (value[0] not in "{[" and bool(set(value) & set(' \t\n,;"=')))
 
 
 def _unquoted(value: str) -> str:
-    return str(json.loads(value)) if value.startswith('"') else value
+    if not value.startswith('"'):
+        return value
+    try:
+        return str(json.loads(value))
+    except ValueError:
+        raise UsageError(f"{value} is not a text in quotes") from None
 
 
 # --- files

@@ -16,9 +16,9 @@ import psycopg
 from psycopg import sql
 
 from engine_py import capsule, errors, feed
-from engine_py.capsule import Capsule, tampered
+from engine_py.capsule import AHEAD_TABLES, RUN_TABLES, SHARED_TABLES, Capsule, tampered
 from engine_py.cli_base import Row, select
-from engine_py.exporting import AHEAD_TABLES, RAW, RUN_TABLES, SHARED_TABLES, hash_of, rows_of
+from engine_py.exporting import RAW, hash_of, rows_of
 
 _LISTED = 10
 _MAX_RUN = 900 << 20  # import_run gets the rows of the run as one value, which ends at 1 GB

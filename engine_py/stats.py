@@ -7,8 +7,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from engine_py.capsule import RUN_TABLES
 from engine_py.cli_base import Row, select
-from engine_py.exporting import RUN_TABLES
 
 STATEMENTS_HINT = (
     "No pg_stat_statements here. Put it in shared_preload_libraries (alter system set shared_preload_libraries ="

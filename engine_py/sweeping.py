@@ -57,6 +57,9 @@ def combinations(s: Session, grids: list[Grid]) -> list[tuple[Part, ...]]:
     wanted = list({_text(combination): combination for combination in found}.values())
     if any("cash" not in parts[0].terms for parts in wanted):
         raise UsageError("the runs need cash", hint="Give --cash, or cash under run in the file.")
+    for parts in wanted:
+        if parse_text(text := _text(parts)) != (*parts[1:], parts[0]):
+            raise UsageError(f"what a run would be called does not read back: {text}")
     return wanted
 
 

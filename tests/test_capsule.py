@@ -211,7 +211,7 @@ def test_with_feed_the_run_goes_on_by_itself(db: Conn, other: Conn, tmp_path: Pa
 def test_tables_of_a_capsule_are_those_of_a_run(tx: Conn) -> None:
     listed = [name for (name,) in tx.execute("select table_name from engine.capsule_tables() order by ordinal")]
     assert sorted(listed) == sorted(PER_RUN)
-    assert tuple(listed) == exporting.RUN_TABLES
+    assert tuple(listed) == capsule.RUN_TABLES
     with raises("TE101", conn=tx):
         tx.execute(
             "select export_rows(user_id, run_id, 'api_key') from (select 1 user_id, start_run(create_user('a'), 1) run_id) k"
@@ -301,24 +301,24 @@ SIPS = "run/sip_plan.ndjson"
         (lambda members: members.pop("run/strategy_run.ndjson"), True, "TE101"),
         (put("../../etc/passwd", b"{}\n"), False, "TE901"),
         (put("../../etc/passwd", b"{}\n"), True, "TE901"),
-        (put("run/api_key.ndjson", b'{"is_admin": true}\n'), True, None),
+        (put("run/api_key.ndjson", b'{"is_admin": true}\n'), True, "TE901"),
+        (put("run/app_user.ndjson", b'{"user_id": 1}\n'), True, "TE901"),
+        (put("market/api_key.ndjson", b'{"is_admin": true}\n'), True, "TE901"),
+        (put("market/cash_ledger.ndjson", b'{"amount": 1}\n'), True, "TE901"),
+        (put("ahead/fee_schedule.ndjson", b'{"rate": 1}\n'), True, "TE901"),
         (put("run/engine_state.ndjson", b"[1]\n"), True, "22023"),
         (put("run/engine_state.ndjson", b"{\n"), True, "22P02"),
         (put("run/engine_state.ndjson", b'{"cash": 1}'), True, "TE901"),
     ],
 )
 def test_changed_capsule_is_refused_whole(
-    db: Conn, other: Conn, tmp_path: Path, change: Callable[[dict[str, bytes]], None], honest: bool, code: str | None
+    db: Conn, other: Conn, tmp_path: Path, change: Callable[[dict[str, bytes]], None], honest: bool, code: str
 ) -> None:
     run = busy(db)
     path = tmp_path / "run.zip"
     exporting.export_capsule(db, *run, path)
     changed = rewrite(path, change, honest=honest)
-    if code is None:  # a table that is none of a run's is not even looked at
-        importing.import_file(other, changed)
-        assert value(other, "select count(*) from api_key") == 0
-    else:
-        refused(other, changed, code)
+    refused(other, changed, code)
     if not honest:
         with pytest.raises(errors.PapertickError), capsule.read(changed):
             pytest.fail("found out before anything is read from it")
@@ -364,6 +364,68 @@ def test_broken_files_are_refused(other: Conn, db: Conn, tmp_path: Path, monkeyp
         importing.import_file(other, tmp_path / "nothing.zip")
     monkeypatch.setattr(capsule, "MAX_BYTES", 1000)
     refused(other, path, "54000")
+
+
+MANIFEST: list[tuple[tuple[str | int, ...], Any, str]] = [  # where, what stands there, what the refusal calls it
+    (("members",), None, "members"),
+    (("members",), {}, "members"),
+    (("members", 0), None, "members[0]"),
+    (("members", 0), {}, "members[0].name"),
+    (("members", 0, "name"), 3, "members[0].name"),
+    (("members", 0, "rows"), True, "members[0].rows"),
+    (("members", 0, "rows"), "1", "members[0].rows"),
+    (("members", 0, "bytes"), -1, "members[0].bytes"),
+    (("members", 0, "bytes"), 1.5, "members[0].bytes"),
+    (("members", 0, "sha256"), "", "members[0].sha256"),
+    (("members", 0, "user_id"), 1, "members[0].user_id"),
+    (("run",), None, "run"),
+    (("run",), {}, "run.name"),
+    (("run", "feed"), {"a": 1}, "run.feed"),
+    (("run", "feed"), "", "run.feed"),
+    (("run", "name"), None, "run.name"),
+    (("run", "name"), "\0", "run.name"),
+    (("run", "name"), "\ud800", "run.name"),
+    (("run", "calendar"), ["NYSE"], "run.calendar"),
+    (("run", "status"), "DONE", "run.status"),
+    (("run", "last_logical_time"), 5, "run.last_logical_time"),
+    (("run", "owner"), "me", "run.owner"),
+    (("digest",), "", "digest"),
+    (("format",), "zip", "format"),
+    (("format_version",), None, "format_version"),
+    (("format_version",), True, "format_version"),
+    (("format_version",), 0, "format_version"),
+    (("schema_version",), "1", "schema_version"),
+    (("papertick",), 1, "papertick"),
+    (("admin",), True, "admin"),
+]
+
+
+def test_a_manifest_is_all_that_it_must_be_or_refused(db: Conn, other: Conn, tmp_path: Path) -> None:
+    path = tmp_path / "run.zip"
+    exporting.export_capsule(db, *busy(db), path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    whole = members.pop("manifest.json")
+    texts = [
+        (b"[" * 200_000, "JSON"),
+        (b"[]", "manifest"),
+        (b"null", "manifest"),
+        (b"{", "JSON"),
+        (b"\xff\xff{", "JSON"),
+    ]
+    for where, wrong, called in MANIFEST:
+        manifest: Any = json.loads(whole)
+        inner = manifest
+        for step in where[:-1]:
+            inner = inner[step]
+        inner[where[-1]] = wrong
+        texts.append((json.dumps(manifest).encode(), called))
+    for text, called in texts:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in {**members, "manifest.json": text}.items():
+                archive.writestr(name, data)
+        caught = refused(other, path, "TE901")
+        assert (caught.detail or "").startswith(f"{called} "), (text[:80], caught.detail)
 
 
 def test_bomb_is_refused_before_it_is_unpacked(other: Conn, tmp_path: Path) -> None:

@@ -14,9 +14,12 @@ from typing import Any
 
 import pytest
 from helpers import at, make_bars, value, wait_until
+from hypothesis import example, given
+from hypothesis import strategies as st
 from test_cli import Cli, cli  # noqa: F401  # a fixture
 
 from engine_py import connect as connect_library
+from engine_py import grid
 from engine_py.errors import UsageError
 from engine_py.grid import Grid, Part, parse_part, parse_text, read_file
 
@@ -61,6 +64,21 @@ def test_what_a_name_says_is_what_the_run_was_made_with() -> None:
         Part("run", {"cash": "1", "feed": "my feed"}),
     )
     assert parse_text("; ".join(part.text() for part in parts)) == parts
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("abc"), st.text(min_size=1)), min_size=1, max_size=3))
+@example([{"a": "[IN"}, {"b": '{"A":1} x'}])
+@example([{"a": "]", "b": "a}"}])
+@example([{"a": '{"A', "b": '["]'}])
+@example([{"a": "\r", "b": "\xa0", "c": "\ud800"}])
+@example([{"a": "{} "}])
+@example([{"a": "x\r"}])
+@example([{"a": '{"\\'}])
+def test_any_text_reads_back_from_a_name(terms: list[dict[str, str]]) -> None:
+    parts = tuple(Part("sip", one) for one in terms)
+    assert parse_text("; ".join(part.text() for part in parts)) == parts
+    for part in parts:
+        assert parse_part(part.text().partition(" ")[2]) == {name: [value] for name, value in part.terms.items()}
 
 
 def test_combinations_turn_the_last_parameter_fastest() -> None:
@@ -291,6 +309,26 @@ def test_what_the_engine_refuses_makes_nothing(cli: Cli, market: None, db: Any, 
     assert error["code"] == code
     assert "s: sip symbol=" in error["detail"]
     assert value(db, "select count(*) from app_user") + value(db, "select count(*) from strategy_run") == 0
+
+
+def test_a_value_that_looks_like_json_is_quoted(cli: Cli, market: None, db: Any) -> None:  # noqa: F811
+    order = 'symbol=AAA side=BUY quantity=1 client_order_id="[IN","{a","]"'
+    found = cli.json("sweep", "--name", "s", "--cash", "10000", "--order", order)
+    assert {row["parameters"]["client_order_id"] for row in found["board"]} == {"[IN", "{a", "]"}
+    assert cli.json("sweep", "--name", "s", "--cash", "10000", "--order", order)["new"] == 0
+
+
+def test_a_name_that_does_not_read_back_makes_nothing(
+    cli: Cli,  # noqa: F811
+    market: None,
+    db: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(grid, "_quoted", lambda value: value)
+    order = 'symbol=AAA side=BUY quantity=1 client_order_id="a b=c"'
+    error = cli.error("sweep", "--name", "s", "--cash", "10000", "--order", order, code=2)
+    assert "does not read back" in error["message"]
+    assert value(db, "select count(*) from app_user") == 0
 
 
 def test_a_run_that_cannot_go_on_is_named_and_the_others_go_on(cli: Cli, market: None, db: Any) -> None:  # noqa: F811
