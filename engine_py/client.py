@@ -128,11 +128,11 @@ class Papertick:
     def sql(self, query: LiteralString, *values: object, **named: object) -> Rows[Any]:
         """The rows of any statement. Values as psycopg has them: %s for each, or %(name)s by name."""
         given: Any = named or values or None
-        return self.run(lambda conn: _fetch(conn, query, given, None), repeatable=False)
+        return self.retrying(lambda conn: _fetch(conn, query, given, None), repeatable=False)
 
     def select(self, kind: type[T], query: LiteralString | Composed, *values: object) -> Rows[T]:
         """The rows of a SELECT, as one of the NamedTuples of engine_py.rows (or like them)."""
-        return self.run(lambda conn: _fetch(conn, query, values, kind), repeatable=True)
+        return self.retrying(lambda conn: _fetch(conn, query, values, kind), repeatable=True)
 
     def call(self, verb: str, /, **arguments: object) -> Rows[Any]:
         """Any verb by its name, arguments without `p_`: pt.call("feed_status", feed="bundled")."""
@@ -142,7 +142,7 @@ class Papertick:
         self, kind: type[T] | None, verb: str, arguments: dict[str, object], *, repeatable: bool = True
     ) -> Rows[T]:
         query, values = _call("select * from public.{}({})", verb, arguments)
-        return self.run(lambda conn: _fetch(conn, query, values, kind), repeatable=repeatable)
+        return self.retrying(lambda conn: _fetch(conn, query, values, kind), repeatable=repeatable)
 
     def call_value(self, verb: str, arguments: dict[str, object], *, repeatable: bool = True) -> Any:
         """What a function returns that gives one value."""
@@ -152,16 +152,15 @@ class Papertick:
     def do(self, procedure: str, /, **arguments: object) -> None:
         """CALL a procedure: tick, replay, tick_all. All of them may be called again."""
         query, values = _call("call public.{}({})", procedure, arguments)
-        self.run(lambda conn: conn.execute(query, values), repeatable=True)
+        self.retrying(lambda conn: conn.execute(query, values), repeatable=True)
 
-    def run(self, work: Callable[[Connection], T], *, repeatable: bool = True) -> T:
+    def retrying(self, work: Callable[[Connection], T], *, repeatable: bool = True) -> T:
         """`work(connection)`; again after a lost connection if that is safe, and nothing was begun before."""
         try:
             return self._session.run(work, repeatable=repeatable)
         except PapertickError as error:
-            for words in (f"{error.code}: {error.detail}" if error.detail else error.code, error.hint):
-                if words:
-                    error.add_note(words)  # a traceback shows them below the message
+            if error.code:
+                error.add_note(error.code)  # a traceback shows it below the message
             raise error from None if (error.code or "").startswith("TE") else error.__cause__
 
     def given(self, verb: str, arguments: dict[str, object]) -> dict[str, object]:
@@ -269,7 +268,7 @@ class Papertick:
     def violations(self) -> Rows[rows.Violation]:
         """Every broken invariant of every run: none."""
         query = "select * from public.violations order by user_id, run_id, rule, detail"
-        return cast(Rows[rows.Violation], self.run(lambda conn: _fetch(conn, query, (), None), repeatable=True))
+        return cast(Rows[rows.Violation], self.retrying(lambda conn: _fetch(conn, query, (), None), repeatable=True))
 
     # --- market data
 
@@ -280,23 +279,23 @@ class Papertick:
         if isinstance(source, str) or hasattr(source, "__fspath__") or hasattr(source, "read"):
             said = {field.name: options.pop(field.name) for field in fields(Options) if field.name in options}
             form = Options(**said)
-            return self.run(
+            return self.retrying(
                 lambda conn: feeds.load_files(conn, [source], feed=feed, options=form, **options), repeatable=True
             )
         from engine_py import frames
 
-        return self.run(lambda conn: frames.load_bars(conn, source, feed=feed, **options), repeatable=True)
+        return self.retrying(lambda conn: frames.load_bars(conn, source, feed=feed, **options), repeatable=True)
 
     def load_bundled(self, feed: str = "bundled") -> LoadReport:
         """The bars, splits and dividends that come along: five US stocks, 2000 to 2013."""
-        return self.run(lambda conn: feeds.load_bundled(conn, feed), repeatable=True)
+        return self.retrying(lambda conn: feeds.load_bundled(conn, feed), repeatable=True)
 
     def instant(self, feed: str, moment: Moment | None) -> str | None:
         """A time as text; a date stands for the close of its session. Raises InvalidError when there is none."""
         text = None if moment is None else as_text(moment)
         if text is None or len(text) != len("2024-01-31"):
             return text
-        return self.run(lambda conn: feeds.close_of(conn, feed, text), repeatable=True)
+        return self.retrying(lambda conn: feeds.close_of(conn, feed, text), repeatable=True)
 
 
 def _call(frame: LiteralString, verb: str, arguments: dict[str, object]) -> tuple[Composed, list[str | None]]:

@@ -26,9 +26,12 @@ import engine_py as papertick
 from engine_py import errors
 from engine_py import rows as typed
 from engine_py.arguments import as_text
+from engine_py.cli_base import prepare
 from engine_py.client import Papertick
 from engine_py.client_run import Run, User
+from engine_py.report import gather, page
 from engine_py.results import Column, Performance, Rows
+from engine_py.runref import RunKey
 
 PROJECT = Path(__file__).resolve().parent.parent
 Conn = psycopg.Connection[Any]
@@ -125,6 +128,21 @@ def test_numbers_of_the_whole_run(busy: Run, db: Conn) -> None:
     assert busy.digest() == value(db, "select run_digest(%s, %s)", key)
     assert busy.violations() == []
     assert busy.last_logical_time == at(9)
+
+
+def test_its_report_is_the_page_of_the_command(busy: Run, connect: Callable[..., Conn]) -> None:
+    copy = busy.fork(user=busy._pt.create_user("Bo"))
+    pages = [busy.report(), busy.report("AAA"), busy.report("AAA", [copy])]
+    assert all(text.startswith("<!DOCTYPE html>") for text in pages)
+    assert len(set(pages)) == 3
+    with psycopg.connect(busy._pt.connection.info.dsn, password=busy._pt.connection.info.password) as conn:
+        key = RunKey(busy.user_id, busy.run_id)
+        prepare(conn)
+        assert page.html(gather.read(gather.gather(conn, key, benchmark="AAA"))) == pages[1]
+    with papertick.connect(connect(autocommit=False, options="-c search_path=pg_catalog")) as mine:
+        assert mine.get_run(busy.user_id, busy.run_id).report() == pages[0]
+    with pytest.raises(errors.NotFoundError, match="TE201|unknown symbol"):
+        busy.report("NONE")
 
 
 def test_a_run_is_read_anew_each_time(pt: Papertick, run: Run, db: Conn) -> None:
@@ -482,7 +500,10 @@ def test_refusals_are_typed_and_say_all(pt: Papertick, run: Run) -> None:
     assert "argument=amount" in (caught.value.detail or "")
     assert caught.value.hint
     shown = "\n".join(caught.value.__notes__)
-    assert shown.startswith("TE101: argument=amount")
+    assert shown == "TE101"
+    for words in (caught.value.message, caught.value.detail, caught.value.hint):
+        assert words
+        assert words in str(caught.value)  # which is what a traceback shows
     assert caught.value.__suppress_context__
     with pytest.raises(errors.UsageError):
         run.tick(datetime(2024, 1, 2))
