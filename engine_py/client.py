@@ -12,11 +12,12 @@ where that is safe, as `db.Database` says. One thread at a time: a connection a 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import fields
+from datetime import date as Date
 from decimal import Decimal
 from functools import partial
+from inspect import signature
 from typing import Any, LiteralString, TypeVar, cast
 
 import psycopg
@@ -30,7 +31,7 @@ from engine_py.arguments import NULL, Moment, Number, as_text
 from engine_py.cli_base import prepare
 from engine_py.client_run import Run, User
 from engine_py.db import Database, resolve_dsn
-from engine_py.dialects.base import Options
+from engine_py.dialects.said import options_of, python_words
 from engine_py.errors import PapertickError, from_psycopg
 from engine_py.results import Rows, columns_of, row_factory
 from engine_py.staging import LoadReport
@@ -272,19 +273,48 @@ class Papertick:
 
     # --- market data
 
-    def load_bars(self, source: Any, feed: str, **options: Any) -> LoadReport:
-        """Bars from a file of any dialect (options: those of feed.load_files and dialects.base.Options, as `symbol`,
-        `adjusted`, `format`), or from a pandas or polars DataFrame (options of frames.load_bars).
-        """
-        if isinstance(source, str) or hasattr(source, "__fspath__") or hasattr(source, "read"):
-            said = {field.name: options.pop(field.name) for field in fields(Options) if field.name in options}
-            form = Options(**said)
-            return self.retrying(
-                lambda conn: feeds.load_files(conn, [source], feed=feed, options=form, **options), repeatable=True
-            )
-        from engine_py import frames
+    def load_bars(
+        self,
+        source: Any,
+        feed: str,
+        *,
+        symbol: str | None = None,
+        calendar: str | None = None,
+        adjusted: bool | None = None,
+        format: str = "auto",
+        names: Mapping[str, str] | None = None,
+        date_format: str | None = None,
+        time_zone: str | None = None,
+        interval: str | int | None = None,
+        date: str | Date | None = None,
+        decimal_comma: bool = False,
+        thousands: str | None = None,
+        delimiter: str | None = None,
+        series: str | Iterable[str] | None = None,
+        only: str | Iterable[str] | None = None,
+        skip_bad: bool = False,
+        strict: bool = False,
+        dry_run: bool = False,
+    ) -> LoadReport:
+        """Bars from a file of any dialect, by its path or opened, or from a table of pandas, polars or Arrow.
 
-        return self.retrying(lambda conn: frames.load_bars(conn, source, feed=feed, **options), repeatable=True)
+        The options are those of `papertick feed load`; docs/python.md has them as they are called here. Raises
+        FeedError with the lines that are wrong, and UsageError for what must be said and was not.
+        """
+        arguments = dict(locals())
+        said: Any = {name: arguments[name] for name in ("calendar", "skip_bad", "strict", "dry_run")}
+        form: Any = {name: arguments[name] for name in signature(options_of).parameters}
+        is_stream = hasattr(source, "read")  # what has been read of it is gone
+
+        def work(conn: Connection) -> LoadReport:
+            if is_stream or isinstance(source, str) or hasattr(source, "__fspath__"):
+                with python_words():
+                    return feeds.load_files(conn, [source], feed=feed, options=options_of(**form), **said)
+            from engine_py import frames
+
+            return frames.load_bars(conn, source, feed=feed, **said, **form)
+
+        return self.retrying(work, repeatable=not is_stream)
 
     def load_bundled(self, feed: str = "bundled") -> LoadReport:
         """The bars, splits and dividends that come along: five US stocks, 2000 to 2013."""

@@ -195,7 +195,8 @@ def time_hint(text: str) -> str | None:
     if re.fullmatch(r"\d{8}", text):
         return "--date-format yyyymmdd?"
     if found := re.fullmatch(r"\d{1,2}([-/. ])[A-Za-z]{3}\1\d{4}", text):
-        return f"--date-format dd{found[1]}mmm{found[1]}yyyy?"
+        form = f"dd{found[1]}mmm{found[1]}yyyy"
+        return f"--date-format {form!r}?" if found[1] == " " else f"--date-format {form}?"
     if found := re.fullmatch(r"(\d{1,2})([-/.])(\d{1,2})\2\d{4}", text):
         first, second = f"dd{found[2]}mm{found[2]}yyyy", f"mm{found[2]}dd{found[2]}yyyy"
         if int(found[1]) > 12:

@@ -13,7 +13,7 @@ from psycopg import Connection
 from engine_py.actions import load_actions
 from engine_py.bars import NoSession
 from engine_py.csvfile import Bad, check_symbol, check_time
-from engine_py.dialects.base import Options, Reader
+from engine_py.dialects.base import Dialect, Options, Reader
 from engine_py.dialects.times import Clock
 from engine_py.errors import InvalidError, NotFoundError, mapped
 from engine_py.inputs import Source, opened
@@ -120,18 +120,22 @@ def load_rows(
     *,
     feed: str,
     calendar: str | None,
+    dialect: Dialect,
     options: Options,
     skip_bad: bool,
+    strict: bool,
 ) -> LoadReport:
-    """As load_files, for rows that come from no file."""
+    """As load_files, for rows that come from no file; `dialect`: whose they look like."""
     with conn.transaction(force_rollback=report.dry_run):
         load = _start(conn, report, feed, calendar, options)
         try:
+            load.require_prices(dialect)
             rows = open_rows(load.clock())
+            options.refuse_all_but(rows.takes, report.format)
             load.fill(rows, None, "")
         except Bad as bad:
             raise refused(report, bad) from None
-        load.finish(skip_bad=skip_bad, strict=False)
+        load.finish(skip_bad=skip_bad, strict=strict)
     return report
 
 

@@ -61,7 +61,7 @@ class Load:
             if file.start[:2] in (b"\xff\xfe", b"\xfe\xff"):
                 raise Bad("22021", "it is UTF-16", "Convert it: iconv -f UTF-16 -t UTF-8 FILE | papertick feed load -")
             dialect = detect(source, self._options)
-            self._require_prices(dialect)
+            self.require_prices(dialect)
             self._formats[dialect.name] = None
             self._report.format = ", ".join(self._formats)
             rows = open_rows(dialect, source, self._options, self.clock())
@@ -69,7 +69,7 @@ class Load:
         except Bad as bad:
             raise refused(self._report, bad, 1, file.name if self._report.files > 1 else "") from None
 
-    def _require_prices(self, dialect: Dialect) -> None:
+    def require_prices(self, dialect: Dialect) -> None:
         """Raise unless it is known whether the prices of this dialect are adjusted, and they fit the feed."""
         if dialect.prices == UNKNOWN and self._options.adjusted is None:
             raise UsageError(
