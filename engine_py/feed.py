@@ -189,6 +189,13 @@ def _require_calendar(conn: Connection[Any], calendar: str | None) -> None:
         raise InvalidError(f"there is no calendar {calendar}", code="TE101", hint=hint)
 
 
+def _require_date(text: str) -> None:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        raise Bad("22008", f"there is no such date: {text}") from None
+
+
 def closes_of(conn: Connection[Any], calendar: str) -> Callable[[str], str | None]:
     """What a bar's time stands for: an instant for itself (None), a date for its session's close."""
     closes: dict[str, str] = dict(
@@ -212,6 +219,7 @@ def closes_of(conn: Connection[Any], calendar: str) -> Callable[[str], str | Non
             except (ValueError, OverflowError):
                 raise Bad("22008", f"there is no such date, or none after it: {text}") from None
         if text not in closes:
+            _require_date(text)
             if first < text < last:
                 raise NoSession("22008", f"{calendar} has no session on {text}")
             known = f"{first} to {last}" if closes else "none"

@@ -434,6 +434,33 @@ def test_a_date_is_never_guessed_but_the_option_is_named(tx: Conn, when: str, hi
     assert hint in hint_of(tx, text, names={"close": "close"})  # the same by the slow way
 
 
+@pytest.mark.parametrize("said", [{}, {"names": {"close": "close"}}])
+def test_a_date_unlike_the_others_needs_no_format(tx: Conn, said: dict[str, Any]) -> None:
+    text = HEAD + "A,2024-01-02,1,1,1,1,1\nA,01/13/2024,1,1,1,1,1\nA,2024-01-04,1,1,1,1,1\n"
+    assert refused(tx, text, **said) == [(3, "22007")]
+    assert "--date-format" not in hint_of(tx, text, **said)
+    assert "unlike" in hint_of(tx, text, **said)
+
+
+@pytest.mark.parametrize(("delimiter", "shown"), [(";", "--delimiter ';'"), ("\t", "--delimiter tab"), ("|", "'|'")])
+def test_what_parts_the_fields_is_named(tx: Conn, delimiter: str, shown: str) -> None:
+    text = HEAD.replace(",", delimiter) + "A,2024-01-02,1,1,1,1,1\n".replace(",", delimiter)
+    assert shown in hint_of(tx, text)
+    assert shown in hint_of(tx, text, decimal_comma=True)
+    assert load(tx, text, delimiter=delimiter).rows == 1
+
+
+def test_a_date_that_there_is_not_is_shown_as_its_file_has_it(tx: Conn) -> None:
+    text = (DATA / "NAVAll.txt").read_text().replace("58.4321;02-Jan-2024", "58.4321;32-Jan-2024")
+    for calendar in ("ALWAYS", "IN"):
+        assert refused(tx, text, calendar=calendar, to=calendar) == [(7, "22008")]
+        with pytest.raises(feed.FeedError, match="there is no such date: 32-Jan-2024"):
+            load(tx, text, calendar=calendar, to=calendar)
+    assert refused(tx, HEAD + "A,2024-01-32,1,1,1,1,1\n", calendar="IN", to="g") == [(2, "22008")]
+    with pytest.raises(feed.FeedError, match="there is no such date: 2024-01-32"):
+        load(tx, HEAD + "A,2024-01-32,1,1,1,1,1\n", calendar="IN", to="g")
+
+
 def test_times_without_an_offset_take_a_clock_and_those_of_opens_an_interval(tx: Conn) -> None:
     text = HEAD + "A,2024-03-10 09:15,1,1,1,1,1\nA,2024-03-10 01:30,1,1,1,1,1\n"
     load(tx, text, time_zone="America/New_York", interval=15)
