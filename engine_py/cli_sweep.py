@@ -190,7 +190,7 @@ def _runs(s: Session, name: str) -> list[Row]:
 @click.option("--feed", help="Only runs of this feed.")
 @click.option("--like", metavar="PATTERN", help="Only runs whose name is like this pattern of SQL: 'monthly%'")
 def leaderboard(metric: str | None, rank: str | None, top: int, feed: str | None, like: str | None) -> None:
-    """The best of all runs by METRIC, which may be said as --rank too."""
+    """The best of all runs by METRIC, one of performance; --rank says it too. Names are shortened in the table."""
     if metric and rank and metric != rank:
         raise UsageError(f"two metrics, {metric} and {rank}", hint="Give one.")
     rank = metric or rank
