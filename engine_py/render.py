@@ -42,9 +42,11 @@ def error_line(error: PapertickError) -> str:
 
 
 def text(value: object) -> str:
-    """One value for people: no trailing zeros, '-' for null, nothing that could drive the terminal."""
+    """One value for people: no trailing zeros, '-' for null, yes or no, nothing that could drive the terminal."""
     if value is None:
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, Decimal):
         digits = format(value, "f")
         return digits.rstrip("0").rstrip(".") if "." in digits else digits
@@ -77,7 +79,9 @@ def table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
         return "(none)"
     cells = [[text(row[column]) for column in columns] for row in rows]
     widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
-    numeric = [all(isinstance(row[c], int | Decimal | None) for row in rows) for c in columns]
+    numeric = [
+        all(isinstance(row[c], int | Decimal | None) and not isinstance(row[c], bool) for row in rows) for c in columns
+    ]
 
     def lay(line: Sequence[str]) -> str:
         return "  ".join(
