@@ -129,7 +129,7 @@ def load_rows(
     with conn.transaction(force_rollback=report.dry_run):
         load = _start(conn, report, feed, calendar, options)
         try:
-            load.require_prices(dialect)
+            load.take(dialect)
             rows = open_rows(load.clock())
             options.refuse_all_but(rows.takes, report.format)
             load.fill(rows, None, "")

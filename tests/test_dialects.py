@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from engine_py import feed
+from engine_py.cli_loaded import _plan as plan_of
 from engine_py.dialects import DIALECTS, by_name
 from engine_py.dialects.base import Options
 from engine_py.dialects.numbers import Style, shortest_single
@@ -289,6 +290,28 @@ def test_nse_bhavcopies_old_and_new_are_one_series(tx: Conn) -> None:
         (files[0], 3, "23505", "repeats line 2 with other values"),
         (files[2], 3, "23505", "repeats line 2 with other values"),
     ]
+
+
+def test_shares_of_a_bhavcopy_trade_in_whole_units(tx: Conn) -> None:
+    tx.execute("insert into instrument (symbol, quantity_step) values ('M&M-ZORG', 0.01)")
+    load(tx, "nse_cm02JAN2024bhav.csv", "BhavCopy_NSE_CM_0_0_0_20240708_F_0000.csv", calendar="IN")
+    load(tx, "EQ020124.CSV", to="bse", calendar="IN")
+    load(tx, "BhavCopy_BSE_CM_0_0_0_20240708_F_0000.CSV", to="bse", calendar="IN")
+    load(tx, "NAVAll.txt", to="funds")
+    load(tx, HEAD + "OTHER,2024-01-02,1,1,1,1,1\n", to="other")
+    steps = dict(tx.execute("select symbol, trim_scale(quantity_step)::text from instrument").fetchall())
+    assert (steps["ACMEIND"], steps["590001"], steps["590077"]) == ("1", "1", "1")
+    assert steps["M&M-ZORG"] == "0.01"  # as it was
+    assert {steps["900001"], steps["OTHER"]} == {"0.000001"}
+
+
+def test_a_load_names_its_symbols(tx: Conn) -> None:
+    rows = "".join(f"S{n},2024-01-02,1,1,1,1,1\n" for n in range(7, 0, -1))
+    report = load(tx, HEAD + rows)
+    assert (report.symbols, report.first_symbols) == (7, ["S1", "S2", "S3", "S4", "S5"])
+    assert "7 symbols: S1, S2, S3, S4, S5 and 2 more" in plan_of(report)
+    assert not any("S1" in line for line in plan_of(load(tx, HEAD + rows)))  # nothing new
+    assert "1 symbol: S9" in plan_of(load(tx, HEAD + "S9,2024-01-02,1,1,1,1,1\n"))
 
 
 def test_a_bhavcopy_row_that_is_wrong_names_its_file_and_line(tx: Conn) -> None:
