@@ -16,7 +16,7 @@ from engine_py.cli_loaded import show_progress_of, show_report
 from engine_py.dialects import DIALECTS, MAPPABLE
 from engine_py.dialects.base import Options
 from engine_py.dialects.numbers import SEPARATORS
-from engine_py.dialects.times import interval_minutes, time_format
+from engine_py.dialects.said import options_of, series_of
 from engine_py.errors import UsageError
 from engine_py.render import counted
 
@@ -117,40 +117,8 @@ def _run(work: Callable[[Connection], feeds.LoadReport], files: tuple[str, ...],
     show_report(report)
 
 
-def _options(
-    form: str,
-    names: str | None,
-    date_format: str | None,
-    interval: str | None,
-    delimiter: str | None,
-    series: str | None,
-    only: str | None,
-    **rest: Any,
-) -> Options:
-    if delimiter is not None:
-        delimiter = "\t" if delimiter == "tab" else delimiter
-        if len(delimiter) != 1 or delimiter in '"\r\n\0':
-            raise UsageError("a delimiter is one character", hint="For a tab: --delimiter tab.")
-    options = Options(
-        format=form,
-        names=_names(names),
-        date_format=time_format(date_format) if date_format else None,
-        interval=interval_minutes(interval) if interval else None,
-        delimiter=delimiter,
-        series=_series(series),
-        only=None if only is None else frozenset(_listed(only)),
-        **rest,
-    )
-    _ = options.style  # raises for one that contradicts itself
-    return options
-
-
-def _series(text: str | None) -> frozenset[str] | None:
-    return None if text is None else frozenset(() if text == "all" else _listed(text))
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _options(form: str, names: str | None, **said: Any) -> Options:
+    return options_of(format=form, names=_names(names), **said)
 
 
 def _names(text: str | None) -> dict[str, str]:
@@ -200,7 +168,7 @@ def load_actions(
             conn,
             file,
             symbol=symbol,
-            series=_series(series),
+            series=series_of(series),
             kind=_KINDS[kind] if kind else None,
             skip_bad=skip_bad,
             dry_run=dry_run,

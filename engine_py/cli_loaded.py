@@ -58,8 +58,10 @@ def _plan(report: LoadReport) -> list[str]:
         lines.append(f"{files}read as {report.format}")
     if report.dry_run and report.mapping:
         lines.append("columns: " + ", ".join(f"{ours} = {theirs}" for ours, theirs in report.mapping.items()))
-    if report.dry_run:
-        lines.append(f"symbols: {report.symbols}")
+    if report.first_symbols and (report.rows or report.dry_run):
+        more = report.symbols - len(report.first_symbols)
+        names = ", ".join(map(text, report.first_symbols)) + f" and {more:,} more" * bool(more)
+        lines.append(f"{counted(report.symbols, 'symbol')}: {names}")
     if report.left_out:
         lines.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in report.left_out.items()))
     if report.gaps:

@@ -32,6 +32,7 @@ from engine_py.render import counted, table
 
 _NUMBERS = ("xirr", "twr", "max_drawdown", "sharpe", "funded", "equity")
 _SHOWN = 20
+_WIDTH = 48  # of a name in a table
 
 
 class _Sweep(Group):
@@ -42,7 +43,9 @@ class _Sweep(Group):
         self.params += shared_options()
 
 
-_rank = click.option("--rank", metavar="METRIC", help="Rank by this metric of performance. Default: xirr.")
+_rank = click.option(
+    "--rank", "--metric", "rank", metavar="METRIC", help="Rank by this metric of performance. Default: xirr."
+)
 _top = click.option("--top", type=click.IntRange(1), default=_SHOWN, show_default=True, help="How many to show.")
 
 
@@ -79,6 +82,7 @@ def sweep(ctx: click.Context, /, name: str | None, stops: bool, dry_run: bool, *
     if name is None and not dry_run:
         raise UsageError("the sweep needs a --name", hint="So that it can go on, be shown and be deleted.")
     with session() as s:
+        _require_metric(s, options["rank"])
         wanted = sweeping.combinations(s, grids)
         if dry_run:
             lines = [sweeping.run_name(name or "sweep", parts) for parts in wanted]
@@ -86,6 +90,11 @@ def sweep(ctx: click.Context, /, name: str | None, stops: bool, dry_run: bool, *
             emit({"runs": len(lines), "names": lines}, words)
             return
         _run(s, sweeping.check_name(str(name)), wanted, options, stops)
+
+
+def _require_metric(s: Session, rank: str | None) -> None:
+    """Let the database refuse a metric that it does not have before the work is done, not after it."""
+    s.call_rows("leaderboard", once=False, metric=rank, limit=0)
 
 
 def _run(s: Session, name: str, wanted: list[Any], options: dict[str, Any], stops: bool) -> None:
@@ -175,15 +184,34 @@ def _runs(s: Session, name: str) -> list[Row]:
 
 
 @click.command(cls=Command)
+@click.argument("metric", required=False)
 @_rank
 @_top
 @click.option("--feed", help="Only runs of this feed.")
 @click.option("--like", metavar="PATTERN", help="Only runs whose name is like this pattern of SQL: 'monthly%'")
-def leaderboard(rank: str | None, top: int, feed: str | None, like: str | None) -> None:
-    """The best of all runs by one metric."""
+def leaderboard(metric: str | None, rank: str | None, top: int, feed: str | None, like: str | None) -> None:
+    """The best of all runs by METRIC, one of performance; --rank says it too. Names are shortened in the table."""
+    if metric and rank and metric != rank:
+        raise UsageError(f"two metrics, {metric} and {rank}", hint="Give one.")
+    rank = metric or rank
     with session() as s:
         rows = s.call_rows("leaderboard", once=False, metric=rank, feed=feed, limit=top, name_like=like)
-    emit(rows, table([_rounded(row) for row in rows], ("rank", "user_id", "run_id", "name", *_columns(rank))))
+    lines = [
+        {
+            **_rounded(row),
+            "name": _shortened(row["name"]),
+            "last_date": row["last_logical_time"] and row["last_logical_time"].date(),
+        }
+        for row in rows
+    ]
+    about = ("rank", "user_id", "run_id", "name", "feed", "currency", "last_date")
+    emit(rows, table(lines, (*about, *_columns(rank))))
+
+
+def _shortened(name: str) -> str:
+    """With its middle left out: runs of a sweep begin alike, and differ at both ends."""
+    half = (_WIDTH - 1) // 2
+    return name if len(name) <= _WIDTH else f"{name[: _WIDTH - 1 - half]}…{name[-half:]}"
 
 
 def _columns(rank: str | None) -> list[str]:

@@ -61,7 +61,7 @@ def replay(user: int, run: int, first: str | None, last: str | None, commit_ever
     with session() as s:
         get_run(s, user, run)
         first, last = (at and _of_run(s, user, run, at) for at in (first, last))
-        slices = replaying.plan(s, user, run, first, last)
+        slices = replaying.plan(s.run, user, run, first, last)
         times = sum(part.times for part in slices)
         done = replaying.replay(s, user, run, slices, commit_every)
         if show_progress():

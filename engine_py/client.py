@@ -12,11 +12,12 @@ where that is safe, as `db.Database` says. One thread at a time: a connection a 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import fields
+from datetime import date as Date
 from decimal import Decimal
 from functools import partial
+from inspect import signature
 from typing import Any, LiteralString, TypeVar, cast
 
 import psycopg
@@ -30,7 +31,7 @@ from engine_py.arguments import NULL, Moment, Number, argument_text, moment_text
 from engine_py.cli_base import prepare
 from engine_py.client_run import Run, User
 from engine_py.db import Database, resolve_dsn
-from engine_py.dialects.base import Options
+from engine_py.dialects.said import options_of, python_words
 from engine_py.errors import PapertickError, from_psycopg
 from engine_py.results import Rows, columns_of, row_factory
 from engine_py.staging import LoadReport
@@ -128,11 +129,11 @@ class Papertick:
     def sql(self, query: LiteralString, *values: object, **named: object) -> Rows[Any]:
         """The rows of any statement. Values as psycopg has them: %s for each, or %(name)s by name."""
         given: Any = named or values or None
-        return self.run(lambda conn: _fetch(conn, query, given, None), repeatable=False)
+        return self.retrying(lambda conn: _fetch(conn, query, given, None), repeatable=False)
 
     def select(self, kind: type[T], query: LiteralString | Composed, *values: object) -> Rows[T]:
         """The rows of a SELECT, as one of the NamedTuples of engine_py.rows (or like them)."""
-        return self.run(lambda conn: _fetch(conn, query, values, kind), repeatable=True)
+        return self.retrying(lambda conn: _fetch(conn, query, values, kind), repeatable=True)
 
     def call(self, verb: str, /, **arguments: object) -> Rows[Any]:
         """Any verb by its name, arguments without `p_`: pt.call("feed_status", feed="bundled")."""
@@ -142,7 +143,7 @@ class Papertick:
         self, kind: type[T] | None, verb: str, arguments: dict[str, object], *, repeatable: bool = True
     ) -> Rows[T]:
         query, values = _call("select * from public.{}({})", verb, arguments)
-        return self.run(lambda conn: _fetch(conn, query, values, kind), repeatable=repeatable)
+        return self.retrying(lambda conn: _fetch(conn, query, values, kind), repeatable=repeatable)
 
     def call_value(self, verb: str, arguments: dict[str, object], *, repeatable: bool = True) -> Any:
         """What a function returns that gives one value."""
@@ -152,16 +153,15 @@ class Papertick:
     def do(self, procedure: str, /, **arguments: object) -> None:
         """CALL a procedure: tick, replay, tick_all. All of them may be called again."""
         query, values = _call("call public.{}({})", procedure, arguments)
-        self.run(lambda conn: conn.execute(query, values), repeatable=True)
+        self.retrying(lambda conn: conn.execute(query, values), repeatable=True)
 
-    def run(self, work: Callable[[Connection], T], *, repeatable: bool = True) -> T:
+    def retrying(self, work: Callable[[Connection], T], *, repeatable: bool = True) -> T:
         """`work(connection)`; again after a lost connection if that is safe, and nothing was begun before."""
         try:
             return self._session.run(work, repeatable=repeatable)
         except PapertickError as error:
-            for words in (f"{error.code}: {error.detail}" if error.detail else error.code, error.hint):
-                if words:
-                    error.add_note(words)  # a traceback shows them below the message
+            if error.code:
+                error.add_note(error.code)  # a traceback shows it below the message
             raise error from None if (error.code or "").startswith("TE") else error.__cause__
 
     def given(self, verb: str, arguments: dict[str, object]) -> dict[str, object]:
@@ -269,27 +269,56 @@ class Papertick:
     def violations(self) -> Rows[rows.Violation]:
         """Every broken invariant of every run: none."""
         query = "select * from public.violations order by user_id, run_id, rule, detail"
-        return cast(Rows[rows.Violation], self.run(lambda conn: _fetch(conn, query, (), None), repeatable=True))
+        return cast(Rows[rows.Violation], self.retrying(lambda conn: _fetch(conn, query, (), None), repeatable=True))
 
     # --- market data
 
-    def load_bars(self, source: Any, feed: str, **options: Any) -> LoadReport:
-        """Bars from a file of any dialect (options: those of feed.load_files and dialects.base.Options, as `symbol`,
-        `adjusted`, `format`), or from a pandas or polars DataFrame (options of frames.load_bars).
-        """
-        if isinstance(source, str) or hasattr(source, "__fspath__") or hasattr(source, "read"):
-            said = {field.name: options.pop(field.name) for field in fields(Options) if field.name in options}
-            form = Options(**said)
-            return self.run(
-                lambda conn: feeds.load_files(conn, [source], feed=feed, options=form, **options), repeatable=True
-            )
-        from engine_py import frames
+    def load_bars(
+        self,
+        source: Any,
+        feed: str,
+        *,
+        symbol: str | None = None,
+        calendar: str | None = None,
+        adjusted: bool | None = None,
+        format: str = "auto",
+        names: Mapping[str, str] | None = None,
+        date_format: str | None = None,
+        time_zone: str | None = None,
+        interval: str | int | None = None,
+        date: str | Date | None = None,
+        decimal_comma: bool = False,
+        thousands: str | None = None,
+        delimiter: str | None = None,
+        series: str | Iterable[str] | None = None,
+        only: str | Iterable[str] | None = None,
+        skip_bad: bool = False,
+        strict: bool = False,
+        dry_run: bool = False,
+    ) -> LoadReport:
+        """Bars from a file of any dialect, by its path or opened, or from a table of pandas, polars or Arrow.
 
-        return self.run(lambda conn: frames.load_bars(conn, source, feed=feed, **options), repeatable=True)
+        The options are those of `papertick feed load`; docs/python.md has them as they are called here. Raises
+        FeedError with the lines that are wrong, and UsageError for what must be said and was not.
+        """
+        arguments = dict(locals())
+        said: Any = {name: arguments[name] for name in ("calendar", "skip_bad", "strict", "dry_run")}
+        form: Any = {name: arguments[name] for name in signature(options_of).parameters}
+        is_stream = hasattr(source, "read")  # what has been read of it is gone
+
+        def work(conn: Connection) -> LoadReport:
+            if is_stream or isinstance(source, str) or hasattr(source, "__fspath__"):
+                with python_words():
+                    return feeds.load_files(conn, [source], feed=feed, options=options_of(**form), **said)
+            from engine_py import frames
+
+            return frames.load_bars(conn, source, feed=feed, **said, **form)
+
+        return self.retrying(work, repeatable=not is_stream)
 
     def load_bundled(self, feed: str = "bundled") -> LoadReport:
         """The bars, splits and dividends that come along: five US stocks, 2000 to 2013."""
-        return self.run(lambda conn: feeds.load_bundled(conn, feed), repeatable=True)
+        return self.retrying(lambda conn: feeds.load_bundled(conn, feed), repeatable=True)
 
     def instant(self, feed: str, moment: Moment | None) -> str | None:
         """A time as text; a date stands for the close of its session. Raises InvalidError when there is none, and
@@ -300,7 +329,7 @@ class Papertick:
         text, is_date = moment_text(moment)
         if not is_date:
             return text
-        return self.run(lambda conn: feeds.close_of(conn, feed, text), repeatable=True)
+        return self.retrying(lambda conn: feeds.close_of(conn, feed, text), repeatable=True)
 
 
 def _call(frame: LiteralString, verb: str, arguments: dict[str, object]) -> tuple[Composed, list[str | None]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, LiteralString, TypeVar, cast
@@ -13,6 +13,7 @@ from engine_py import replaying, rows
 from engine_py.arguments import NULL, Day, Moment, Number, moment_text
 from engine_py.errors import NotFoundError
 from engine_py.results import Performance, Rows
+from engine_py.runref import RunKey
 
 if TYPE_CHECKING:
     from engine_py.client import Papertick
@@ -314,7 +315,7 @@ class Run:
         called after each. What was interrupted goes on from there when it is called again.
         """
         self.info()
-        slices = replaying.plan(self._pt, self.user_id, self.run_id, self._instant(start), self._instant(end))
+        slices = replaying.plan(self._pt.retrying, self.user_id, self.run_id, self._instant(start), self._instant(end))
         times, done = sum(part.times for part in slices), 0
         every = None if commit_every is None else str(commit_every)
         for count in replaying.replay(self._pt, self.user_id, self.run_id, slices, every):
@@ -397,6 +398,17 @@ class Run:
     def digest(self) -> str:
         """SHA-256 over all that it did."""
         return cast(str, self._value("run_digest", {}))
+
+    def report(self, benchmark: str | None = None, compare: Sequence[Run] = ()) -> str:
+        """The page that `papertick report --html` writes, as text: all of it in one HTML document.
+
+        `benchmark`: the same capital put into this symbol of its feed, beside it; by default the one symbol that it
+        trades. `compare`: other runs shown beside it, at most 19.
+        """
+        from engine_py.report import gather, page
+
+        own, others = RunKey(self.user_id, self.run_id), [RunKey(run.user_id, run.run_id) for run in compare]
+        return page.html(gather.read(self._pt.retrying(lambda conn: gather.gather(conn, own, others, benchmark))))
 
     def violations(self) -> Rows[rows.Violation]:
         """Its broken invariants: none."""

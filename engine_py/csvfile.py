@@ -113,7 +113,7 @@ class Table:
         `base` is added to the numbers, for files that are copied one after the other.
         """
         well_formed, times, whole = self._well_formed, self._times, None not in self._header
-        number = base + 1
+        number, some = base + 1, False
         for number, line in enumerate(chain(self._ahead, iter(self._next_line, "")), base + 2):
             try:
                 match = well_formed(line)
@@ -135,8 +135,10 @@ class Table:
                 if len(self.problems) < MAX_PROBLEMS:
                     self.problems.append(Problem(number - base, bad.code, bad.message))
                 continue
+            some = True
             yield f"{number},{line}" if as_it_came else f"{number},{','.join(fields)}\n"
         self.lines = number - base
+        self.hint = hint_beside(self.hint, some)
 
     def _mend(self, line: str) -> tuple[str, ...]:
         """The fields of a line that is unusual or wrong, or () if it is blank."""
@@ -195,7 +197,8 @@ def time_hint(text: str) -> str | None:
     if re.fullmatch(r"\d{8}", text):
         return "--date-format yyyymmdd?"
     if found := re.fullmatch(r"\d{1,2}([-/. ])[A-Za-z]{3}\1\d{4}", text):
-        return f"--date-format dd{found[1]}mmm{found[1]}yyyy?"
+        form = f"dd{found[1]}mmm{found[1]}yyyy"
+        return f"--date-format {form!r}?" if found[1] == " " else f"--date-format {form}?"
     if found := re.fullmatch(r"(\d{1,2})([-/.])(\d{1,2})\2\d{4}", text):
         first, second = f"dd{found[2]}mm{found[2]}yyyy", f"mm{found[2]}dd{found[2]}yyyy"
         if int(found[1]) > 12:
@@ -204,13 +207,25 @@ def time_hint(text: str) -> str | None:
     return None
 
 
+def hint_beside(hint: str | None, others: bool) -> str | None:
+    """The hint, but that another format of dates would break the other lines, where they could be read."""
+    if hint and others and "--date-format" in hint:
+        return "These dates are unlike those of the other lines: correct them, or leave the lines out with --skip-bad."
+    return hint
+
+
+def delimiter_hint(names: list[str], delimiter: str = ",") -> str | None:
+    """What parts the names of a header that holds not one of those that were sought."""
+    parts = {";": "';'", "\t": "tab", "|": "'|'"}
+    found = next((d for d in parts if d != delimiter and any(d in name for name in names)), None)
+    return f"The fields seem to be parted by something else: --delimiter {parts[found]}." if found else None
+
+
 def _header_hint(names: list[str], header: list[Column | None]) -> str | None:
     """What may be wrong with a header in which not all was found."""
     if any(header):
         return None
-    if any(delimiter in name for name in names for delimiter in ";\t|"):
-        return "Fields are separated by commas."
-    return "The first line names the columns."
+    return delimiter_hint(names) or "The first line names the columns."
 
 
 def _mend_field(column: Column, name: str, text: str) -> str:

@@ -156,11 +156,11 @@ def create(conn: psycopg.Connection, one: _Demo) -> tuple[int, int]:
 
 def _replay(s: Session, one: _Demo, user: int, run_id: int, bars: _Progress) -> None:
     if one.pause_at:
-        for done in replaying.replay(s, user, run_id, replaying.plan(s, user, run_id, last=one.pause_at)):
+        for done in replaying.replay(s, user, run_id, replaying.plan(s.run, user, run_id, last=one.pause_at)):
             bars.update(done)
     for order in one.later:  # after the first time they change nothing, wherever the run is by now
         s.call("place_order", user_id=user, run_id=run_id, **order)
-    for done in replaying.replay(s, user, run_id, replaying.plan(s, user, run_id)):
+    for done in replaying.replay(s, user, run_id, replaying.plan(s.run, user, run_id)):
         bars.update(done)
 
 
@@ -179,7 +179,7 @@ class _Bar(_Progress):
 
 @contextmanager
 def _progress(s: Session, user: int, run_id: int, bar: bool) -> Iterator[_Progress]:
-    times = sum(part.times for part in replaying.plan(s, user, run_id)) if bar else 0
+    times = sum(part.times for part in replaying.plan(s.run, user, run_id)) if bar else 0
     if not times:
         yield _Progress()
         return

@@ -18,6 +18,11 @@ except ImportError as exc:  # no binary wheel for this platform, and no libpq on
     ) from exc
 
 
+def printable(words: str) -> str:
+    """Nothing that could drive the terminal."""
+    return "".join(char if char.isprintable() else "?" for char in words)
+
+
 class PapertickError(Exception):
     """An error with a SQLSTATE, a detail and a hint; `http_status` and `exit_code` are how the doors report it."""
 
@@ -31,6 +36,21 @@ class PapertickError(Exception):
         self.code = code
         self.detail = detail
         self.hint = hint
+
+    @property
+    def message(self) -> str:
+        """What is wrong, without the detail and the hint."""
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        """`unknown run (user_id=1 run_id=9). Check user_id and run_id.`; a detail that is a list follows below."""
+        detail = (self.detail or "").strip()
+        line = " ".join(self.message.split()).rstrip(".")
+        if detail and "\n" not in detail:
+            line += f" ({printable(detail)})"
+        line += "" if line.endswith(("?", "?)")) else "."  # click asks: did you mean …?
+        line += f" {self.hint}" if self.hint else ""
+        return line + "".join(f"\n  {printable(part)}" for part in detail.split("\n") if "\n" in detail)
 
 
 class ConflictError(PapertickError):

@@ -13,7 +13,7 @@ from psycopg import Connection
 from engine_py.actions import load_actions
 from engine_py.bars import NoSession
 from engine_py.csvfile import Bad, check_symbol, check_time
-from engine_py.dialects.base import Options, Reader
+from engine_py.dialects.base import Dialect, Options, Reader
 from engine_py.dialects.times import Clock
 from engine_py.errors import InvalidError, NotFoundError, mapped
 from engine_py.inputs import Source, opened
@@ -120,19 +120,24 @@ def load_rows(
     *,
     feed: str,
     calendar: str | None,
+    dialect: Dialect,
     options: Options,
     skip_bad: bool,
+    strict: bool,
 ) -> LoadReport:
-    """As load_files, for rows that come from no file."""
+    """As load_files, for rows that come from no file; `dialect`: whose they look like."""
     with conn.transaction(force_rollback=report.dry_run):
         load = _start(conn, report, feed, calendar, options)
         try:
+            load.take(dialect)
             clock = load.clock()
-            load.fill(open_rows(clock), None, "")
+            rows = open_rows(clock)
+            options.refuse_all_but(rows.takes, report.format)
+            load.fill(rows, None, "")
             clock.judge()
         except Bad as bad:
             raise refused(report, bad) from None
-        load.finish(skip_bad=skip_bad, strict=False)
+        load.finish(skip_bad=skip_bad, strict=strict)
     return report
 
 
@@ -186,6 +191,13 @@ def _require_calendar(conn: Connection[Any], calendar: str | None) -> None:
         raise InvalidError(f"there is no calendar {calendar}", code="TE101", hint=hint)
 
 
+def _require_date(text: str) -> None:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        raise Bad("22008", f"there is no such date: {text}") from None
+
+
 def closes_of(conn: Connection[Any], calendar: str) -> Callable[[str], str | None]:
     """What a bar's time stands for: an instant for itself (None), a date for its session's close."""
     closes: dict[str, str] = dict(
@@ -209,6 +221,7 @@ def closes_of(conn: Connection[Any], calendar: str) -> Callable[[str], str | Non
             except (ValueError, OverflowError):
                 raise Bad("22008", f"there is no such date, or none after it: {text}") from None
         if text not in closes:
+            _require_date(text)
             if first < text < last:
                 raise NoSession("22008", f"{calendar} has no session on {text}")
             known = f"{first} to {last}" if closes else "none"

@@ -112,7 +112,9 @@ class Follower:
             except errors.ConnectionFailedError as exc:
                 if not lines.interrupted:
                     raise
-                raise errors.PapertickError(f"line {bars[0].line} and what follows is not stored: {exc}") from exc
+                raise errors.PapertickError(
+                    f"line {bars[0].line} and what follows is not stored: {exc.message}"
+                ) from exc
 
         stored = with_retry(once, attempts=1_000_000, budget=_PATIENCE)
         report = self.report

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from importlib import import_module
+from io import StringIO
 from typing import Any
 
 from psycopg import Connection
 
 from engine_py.csvfile import Bad
-from engine_py.dialects.base import Options
+from engine_py.dialects import by_name, detect
+from engine_py.dialects.base import Dialect, Options, Source
 from engine_py.dialects.columns import ROWS, Columns, ColumnSet, only_midnights
+from engine_py.dialects.said import options_of, python_words
 from engine_py.dialects.times import Clock
 from engine_py.errors import UsageError, mapped
 from engine_py.feed import FeedError, LoadReport, load_rows
@@ -28,11 +32,11 @@ def load_bars(
     frame: Any,
     *,
     feed: str,
-    symbol: str | None = None,
     calendar: str | None = None,
-    adjusted: bool | None = None,
     skip_bad: bool = False,
+    strict: bool = False,
     dry_run: bool = False,
+    **said: Any,
 ) -> LoadReport:
     """Load the bars of `frame` into `feed`, as load_csv does those of a file: all or nothing, safe to repeat.
 
@@ -42,12 +46,29 @@ def load_bars(
     columns of two levels, fields and tickers, as yfinance makes them, are understood. A time needs its offset and is
     the close of its bar; a column of dates, of midnights without an offset, or called date and of nothing but
     midnights, stands for the closes of their sessions. Floats are stored with their shortest digits. `adjusted` with a
-    column adj_close takes the prices to its level. Numbers of lines in problems are rows, from 1.
+    column adj_close takes the prices to its level; of a frame that looks like Yahoo's it must be said, True or False.
+    Other options: those of dialects.said.options_of. Numbers of lines in problems are rows, from 1.
     """
+    with python_words():
+        return _load(connection, frame, feed, calendar, options_of(**said), skip_bad, strict, dry_run)
+
+
+def _load(
+    connection: Connection[Any],
+    frame: Any,
+    feed: str,
+    calendar: str | None,
+    options: Options,
+    skip_bad: bool,
+    strict: bool,
+    dry_run: bool,
+) -> LoadReport:
     report = LoadReport(f"feed {feed}", dry_run, format="frame")
-    options = Options(symbol=symbol, adjusted=adjusted)
+    if options.format != "auto":
+        raise UsageError("a format is for files: a frame has columns")
     try:
         columns = columns_of(frame)
+        dialect = _dialect(columns, options)
     except Bad as bad:
         raise refused(report, bad) from None
 
@@ -60,9 +81,23 @@ def load_bars(
         report,
         feed=feed,
         calendar=calendar,
+        dialect=dialect,
         options=options,
         skip_bad=skip_bad,
+        strict=strict,
     )
+
+
+def _dialect(columns: ColumnSet, options: Options) -> Dialect:
+    """Whose columns these are, as of a file with this header. Raises Bad, UsageError."""
+    if columns.is_wide:
+        return by_name("yahoo")
+    header = StringIO()
+    csv.writer(header).writerow(columns.names)
+    found = detect(Source("", "", StringIO(header.getvalue())), options)
+    if found.name == "yahoo" and options.interval is None and "datetime" in (name.lower() for name in columns.names):
+        raise Bad("22007", "datetime is the time of the opens", "Say how long a bar is: --interval 5minute.")
+    return found
 
 
 def columns_of(frame: Any) -> ColumnSet:
@@ -91,7 +126,8 @@ def _dates(columns: Mapping[str, Iterator[Any]]) -> frozenset[str]:
 
 def _pandas(frame: Any) -> ColumnSet:
     pandas = import_module("pandas")
-    if getattr(frame.columns, "nlevels", 1) > 1:
+    is_wide = getattr(frame.columns, "nlevels", 1) > 1
+    if is_wide:
         frame = _long(frame)
     index = frame.index
     has_names = [name is not None for name in index.names]
@@ -111,7 +147,7 @@ def _pandas(frame: Any) -> ColumnSet:
         name for name, kind in kinds.items() if kind.lower() in ("float32", "float16", "float[pyarrow]")
     )
     dates = _dates({name: (_python(v, pandas) for v in frame[name]) for name in times})
-    return ColumnSet(list(frame.columns), parts, singles, dates)
+    return ColumnSet(list(frame.columns), parts, singles, dates, is_wide)
 
 
 def _listed(column: Any, pandas: Any) -> list[Any]:

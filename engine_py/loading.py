@@ -16,7 +16,7 @@ from engine_py.dialects.base import Source as rows_source
 from engine_py.dialects.times import Clock
 from engine_py.errors import InvalidError, UsageError
 from engine_py.inputs import PARQUET, Opened
-from engine_py.staging import LoadReport, Progress, Stage, refused
+from engine_py.staging import SYMBOLS_SHOWN, LoadReport, Progress, Stage, refused
 
 CHANNEL = "papertick_bars"  # notified with the name of a feed that has new bars
 
@@ -49,6 +49,7 @@ class Load:
         )
         self._has_adjusted = False
         self._formats: dict[str, None] = {}
+        self._whole_units = True  # until there is a file of another market
 
     def clock(self) -> Clock:
         is_always = self._calendar == "ALWAYS"
@@ -70,7 +71,7 @@ class Load:
             if file.start[:2] in (b"\xff\xfe", b"\xfe\xff"):
                 raise Bad("22021", "it is UTF-16", "Convert it: iconv -f UTF-16 -t UTF-8 FILE | papertick feed load -")
             dialect = detect(source, self._options)
-            self._require_prices(dialect)
+            self.take(dialect)
             self._formats[dialect.name] = None
             self._report.format = ", ".join(self._formats)
             clock = self.clock()
@@ -78,6 +79,11 @@ class Load:
             clock.judge()
         except Bad as bad:
             raise refused(self._report, bad, 1, file.name if self._report.files > 1 else "") from None
+
+    def take(self, dialect: Dialect) -> None:
+        """Rows of this dialect come next."""
+        self._require_prices(dialect)
+        self._whole_units &= dialect.whole_units
 
     def _require_prices(self, dialect: Dialect) -> None:
         """Raise unless it is known whether the prices of this dialect are adjusted, and they fit the feed."""
@@ -109,13 +115,19 @@ class Load:
             self._adjust()
         stage.refuse_repeats("symbol, logical_time", " with other values", SAME_BAR)
         stage.summarize(
-            """with s as materialized (
-                 select symbol, min(logical_time) as first, max(logical_time) as last
-                   from pg_temp.papertick_stage group by symbol),
-               known as (
-                 insert into public.instrument (symbol) select symbol from s order by symbol collate "C"
-                     on conflict do nothing)
-               select count(*), min(first), max(last) from s"""
+            sql.SQL(
+                """with s as materialized (
+                     select symbol, min(logical_time) as first, max(logical_time) as last
+                       from pg_temp.papertick_stage group by symbol),
+                   known as (
+                     insert into public.instrument (symbol {}) select symbol {} from s order by symbol collate "C"
+                         on conflict do nothing)
+                   select count(*), min(first), max(last),
+                          coalesce((array_agg(symbol order by symbol collate "C"))[1:{}], '{{}}') from s"""
+            ).format(
+                *(sql.SQL(", quantity_step" if self._whole_units else ""), sql.SQL(", 1" if self._whole_units else "")),
+                sql.Literal(SYMBOLS_SHOWN),
+            )
         )
         if report.dry_run:
             stage.keep_symbols()

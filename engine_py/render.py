@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
-from engine_py.errors import PapertickError
+from engine_py.errors import PapertickError, printable
 
 
 def to_json(document: object) -> str:
@@ -32,30 +32,25 @@ def _scalar(value: object) -> str:
 
 
 def error_document(error: PapertickError) -> dict[str, Any]:
-    words = {"code": error.code, "message": str(error), "detail": error.detail, "hint": error.hint}
+    words = {"code": error.code, "message": error.message, "detail": error.detail, "hint": error.hint}
     return {"error": words}
 
 
 def error_line(error: PapertickError) -> str:
-    """`error TE204: unknown run (user_id=1 run_id=9). Check user_id and run_id.`; a list follows below."""
-    message = " ".join(str(error).split()).rstrip(".")
-    detail = (error.detail or "").strip()
-    line = f"error {error.code}: {message}" if error.code else f"error: {message}"
-    if detail and "\n" not in detail:
-        line += f" ({_safe(detail)})"
-    line += "" if line.endswith(("?", "?)")) else "."  # click asks: did you mean …?
-    line += f" {error.hint}" if error.hint else ""
-    return line + "".join(f"\n  {_safe(part)}" for part in detail.split("\n") if "\n" in detail)
+    """`error TE204: unknown run (user_id=1 run_id=9). Check user_id and run_id.`"""
+    return f"error {error.code}: {error}" if error.code else f"error: {error}"
 
 
 def text(value: object) -> str:
-    """One value for people: no trailing zeros, '-' for null, nothing that could drive the terminal."""
+    """One value for people: no trailing zeros, '-' for null, yes or no, nothing that could drive the terminal."""
     if value is None:
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, Decimal):
         digits = format(value, "f")
         return digits.rstrip("0").rstrip(".") if "." in digits else digits
-    return _scalar(value) if isinstance(value, date) else _safe(str(value))
+    return _scalar(value) if isinstance(value, date) else printable(str(value))
 
 
 def counted(count: int, noun: str) -> str:
@@ -84,7 +79,9 @@ def table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
         return "(none)"
     cells = [[text(row[column]) for column in columns] for row in rows]
     widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
-    numeric = [all(isinstance(row[c], int | Decimal | None) for row in rows) for c in columns]
+    numeric = [
+        all(isinstance(row[c], int | Decimal | None) and not isinstance(row[c], bool) for row in rows) for c in columns
+    ]
 
     def lay(line: Sequence[str]) -> str:
         return "  ".join(
@@ -93,7 +90,3 @@ def table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
         ).rstrip()
 
     return "\n".join([lay(columns), lay(["-" * width for width in widths]), *map(lay, cells)])
-
-
-def _safe(words: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in words)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any, LiteralString, NamedTuple, Protocol, TypeVar
+from typing import Any, LiteralString, NamedTuple, Protocol, TypeAlias
 
 import psycopg
 
-from engine_py.cli_base import select
+from engine_py.cli_base import Row, select
 
-T = TypeVar("T")
+Reading: TypeAlias = Callable[[Callable[[psycopg.Connection[Any]], list[Row]]], list[Row]]
 
 _SLICES = 50
 
 
 class Session(Protocol):
     """cli_base's, or the library's."""
-
-    def run(self, work: Callable[[psycopg.Connection[Any]], T], *, repeatable: bool = True) -> T: ...
 
     def do(self, procedure: str, /, **arguments: object) -> None: ...
 
@@ -29,8 +27,11 @@ class Slice(NamedTuple):
     times: int
 
 
-def plan(s: Session, user: int, run: int, first: str | None = None, last: str | None = None) -> list[Slice]:
-    """The feed times from `first` (default: the run's next) to `last` (default: the feed's last)."""
+def plan(read: Reading, user: int, run: int, first: str | None = None, last: str | None = None) -> list[Slice]:
+    """The feed times from `first` (default: the run's next) to `last` (default: the feed's last).
+
+    `read`: calls what it is given with a connection, as Session.run does.
+    """
     query: LiteralString = """select min(t) as first, max(t) as last, count(*) as times
              from (select t, ntile(%s) over (order by t) as slice
                      from (select distinct b.logical_time as t
@@ -43,7 +44,7 @@ def plan(s: Session, user: int, run: int, first: str | None = None, last: str | 
                                        else b.logical_time >= %s::timestamptz end
                               and coalesce(b.logical_time <= %s::timestamptz, true)) d) n
             group by slice order by slice"""
-    rows = s.run(lambda conn: select(conn, query, *(_SLICES, user, run, first, first, last)))
+    rows = read(lambda conn: select(conn, query, *(_SLICES, user, run, first, first, last)))
     return [Slice(**row) for row in rows]
 
 

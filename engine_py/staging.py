@@ -24,6 +24,7 @@ from engine_py.errors import InvalidError
 Progress: TypeAlias = Callable[[int], None]
 Rules: TypeAlias = tuple[tuple[LiteralString, LiteralString, LiteralString], ...]  # what holds, else SQLSTATE, message
 
+SYMBOLS_SHOWN = 5  # of those that a load stored
 _LINES_PER_WRITE = 2000
 _PAGES_PER_INSERT = 4096  # of the staging table: about 300,000 bars
 
@@ -52,6 +53,7 @@ class LoadReport:
     skipped_count: int = 0
     skipped: list[Problem] = field(default_factory=list)  # the first MAX_PROBLEMS, by line
     symbols: int = 0
+    first_symbols: list[str] = field(default_factory=list)  # the first SYMBOLS_SHOWN of these
     first: datetime | None = None
     last: datetime | None = None
 
@@ -287,10 +289,12 @@ class Stage:
                select distinct symbol from pg_temp.papertick_stage"""
         )
 
-    def summarize(self, query: LiteralString) -> None:
-        row = self._run(query).fetchone()
+    def summarize(self, query: LiteralString | sql.Composed) -> None:
+        """Of a query of how many symbols, first and last time, and possibly the first symbols by name."""
+        row = self._conn.execute(query).fetchone()
         assert row
-        self._report.symbols, first, last = row
+        self._report.symbols, first, last = row[:3]
+        self._report.first_symbols = list(row[3]) if len(row) > 3 else []
         self._report.first, self._report.last = first and first.astimezone(UTC), last and last.astimezone(UTC)
 
     def store(self, table: LiteralString, constants: dict[str, str], columns: LiteralString) -> None:

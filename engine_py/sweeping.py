@@ -106,8 +106,8 @@ def _make_run(conn: psycopg.Connection[Any], user: str, title: str, parts: tuple
     except psycopg.Error as exc:
         error = from_psycopg(exc)
         if isinstance(error, InvalidError) or (error.code or "").startswith(("TE", "42883", "23")):
-            words = f"{title}: {error.detail or error}"
-            raise type(error)(str(error), code=error.code, detail=words, hint=error.hint) from exc
+            words = f"{title}: {error.detail or error.message}"
+            raise type(error)(error.message, code=error.code, detail=words, hint=error.hint) from exc
         raise
 
 
@@ -221,7 +221,7 @@ def _work(dsn: str, waiting: SimpleQueue[Row], progress: Advance | None) -> list
             except PapertickError as exc:
                 if exc.exit_code != 1:
                     raise
-                words = " ".join(part for part in (exc.code, str(exc), exc.detail) if part)
+                words = " ".join(part for part in (exc.code, exc.message, exc.detail) if part)
                 failures.append(Failure(row["user_id"], row["run_id"], row["name"], words))
             if progress:
                 progress(1)

@@ -113,7 +113,7 @@ class Worker:
             if self._settings.once and self._failures >= _MOST_TRIES:
                 raise
             if self._failures == 1:
-                self._say({"event": "disconnected", "code": exc.code, "message": str(exc)})
+                self._say({"event": "disconnected", "code": exc.code, "message": exc.message})
             self._sleep(_pause(self._failures))
 
     # --- a feed ---
@@ -170,7 +170,13 @@ class Worker:
                 raise
             if count == 1:
                 self._say(
-                    {"event": "retry", "feed": row["feed"], "logical_time": at, "code": exc.code, "message": str(exc)}
+                    {
+                        "event": "retry",
+                        "feed": row["feed"],
+                        "logical_time": at,
+                        "code": exc.code,
+                        "message": exc.message,
+                    }
                 )
         else:
             self._say(

@@ -45,7 +45,7 @@ def commands(group: click.Group, path: str = "papertick") -> Iterator[tuple[str,
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         if isinstance(command, click.Group):
-            if not command.help:
+            if command.invoke_without_command or not command.help:
                 yield f"{path} {name}", command
             yield from commands(command, f"{path} {name}")
         elif command is not None and not command.hidden:

@@ -179,6 +179,7 @@ def test_commands_are_the_documented_ones() -> None:
         "leaderboard",
         "check",
         "digest",
+        "report",
         "stats",
         "export",
         "import",
@@ -1125,6 +1126,7 @@ def test_feed_of_adjusted_prices(cli: Cli, market: Path) -> None:
         cli("feed", "load", market, "--feed", "new", "--adjusted")
     cli("feed", "load", market, "--feed", "new")
     assert [(f["feed"], f["adjusted"]) for f in cli.json("feed", "list")] == [("default", False), ("new", True)]
+    assert [line.split()[2] for line in cli("feed", "list").stdout.splitlines()[2:]] == ["no", "yes"]
 
 
 def test_instruments(cli: Cli, run: tuple[int, int]) -> None:

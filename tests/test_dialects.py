@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from engine_py import feed
+from engine_py.cli_loaded import _plan as plan_of
 from engine_py.dialects import DIALECTS, by_name
 from engine_py.dialects.base import Options
 from engine_py.dialects.numbers import Style, shortest_single
@@ -342,6 +343,28 @@ def test_a_companys_bonds_are_not_its_share(tx: Conn, file: str) -> None:
     assert "." not in bars(tx, "isin")[0][0]
 
 
+def test_shares_of_a_bhavcopy_trade_in_whole_units(tx: Conn) -> None:
+    tx.execute("insert into instrument (symbol, quantity_step) values ('M&M-ZORG', 0.01)")
+    load(tx, "nse_cm02JAN2024bhav.csv", "BhavCopy_NSE_CM_0_0_0_20240708_F_0000.csv", calendar="IN")
+    load(tx, "EQ020124.CSV", to="bse", calendar="IN")
+    load(tx, "BhavCopy_BSE_CM_0_0_0_20240708_F_0000.CSV", to="bse", calendar="IN")
+    load(tx, "NAVAll.txt", to="funds")
+    load(tx, HEAD + "OTHER,2024-01-02,1,1,1,1,1\n", to="other")
+    steps = dict(tx.execute("select symbol, trim_scale(quantity_step)::text from instrument").fetchall())
+    assert (steps["ACMEIND"], steps["590001"], steps["590077"]) == ("1", "1", "1")
+    assert steps["M&M-ZORG"] == "0.01"  # as it was
+    assert {steps["900001"], steps["OTHER"]} == {"0.000001"}
+
+
+def test_a_load_names_its_symbols(tx: Conn) -> None:
+    rows = "".join(f"S{n},2024-01-02,1,1,1,1,1\n" for n in range(7, 0, -1))
+    report = load(tx, HEAD + rows)
+    assert (report.symbols, report.first_symbols) == (7, ["S1", "S2", "S3", "S4", "S5"])
+    assert "7 symbols: S1, S2, S3, S4, S5 and 2 more" in plan_of(report)
+    assert not any("S1" in line for line in plan_of(load(tx, HEAD + rows)))  # nothing new
+    assert "1 symbol: S9" in plan_of(load(tx, HEAD + "S9,2024-01-02,1,1,1,1,1\n"))
+
+
 def test_a_bhavcopy_row_that_is_wrong_names_its_file_and_line(tx: Conn) -> None:
     good = (DATA / "nse_cm02JAN2024bhav.csv").read_text()
     bad = good.replace("1500,1532.5,1490.1", "1500,1490.1,1532.5").replace("36,36.8,", "36,thirty,")
@@ -483,6 +506,33 @@ def test_a_date_is_never_guessed_but_the_option_is_named(tx: Conn, when: str, hi
     assert refused(tx, text) == [(2, "22007")]
     assert hint in hint_of(tx, text)
     assert hint in hint_of(tx, text, names={"close": "close"})  # the same by the slow way
+
+
+@pytest.mark.parametrize("said", [{}, {"names": {"close": "close"}}])
+def test_a_date_unlike_the_others_needs_no_format(tx: Conn, said: dict[str, Any]) -> None:
+    text = HEAD + "A,2024-01-02,1,1,1,1,1\nA,01/13/2024,1,1,1,1,1\nA,2024-01-04,1,1,1,1,1\n"
+    assert refused(tx, text, **said) == [(3, "22007")]
+    assert "--date-format" not in hint_of(tx, text, **said)
+    assert "unlike" in hint_of(tx, text, **said)
+
+
+@pytest.mark.parametrize(("delimiter", "shown"), [(";", "--delimiter ';'"), ("\t", "--delimiter tab"), ("|", "'|'")])
+def test_what_parts_the_fields_is_named(tx: Conn, delimiter: str, shown: str) -> None:
+    text = HEAD.replace(",", delimiter) + "A,2024-01-02,1,1,1,1,1\n".replace(",", delimiter)
+    assert shown in hint_of(tx, text)
+    assert shown in hint_of(tx, text, decimal_comma=True)
+    assert load(tx, text, delimiter=delimiter).rows == 1
+
+
+def test_a_date_that_there_is_not_is_shown_as_its_file_has_it(tx: Conn) -> None:
+    text = (DATA / "NAVAll.txt").read_text().replace("58.4321;02-Jan-2024", "58.4321;32-Jan-2024")
+    for calendar in ("ALWAYS", "IN"):
+        assert refused(tx, text, calendar=calendar, to=calendar) == [(7, "22008")]
+        with pytest.raises(feed.FeedError, match="there is no such date: 32-Jan-2024"):
+            load(tx, text, calendar=calendar, to=calendar)
+    assert refused(tx, HEAD + "A,2024-01-32,1,1,1,1,1\n", calendar="IN", to="g") == [(2, "22008")]
+    with pytest.raises(feed.FeedError, match="there is no such date: 2024-01-32"):
+        load(tx, HEAD + "A,2024-01-32,1,1,1,1,1\n", calendar="IN", to="g")
 
 
 def test_times_without_an_offset_take_a_clock_and_those_of_opens_an_interval(tx: Conn) -> None:

@@ -136,6 +136,38 @@ def test_yfinances_two_levels_of_columns(tx: Conn, fields_first: bool) -> None:
         load_bars(tx, three, feed="g")
 
 
+@pytest.mark.parametrize("adjusted", [None, True, False])
+def test_whether_prices_are_adjusted_is_asked_of_frames_as_of_files(tx: Conn, adjusted: bool | None) -> None:
+    prices = {name: [4.0] for name in ("Open", "High", "Low", "Close")}
+    day = pandas.DatetimeIndex(["2024-01-02"], name="Date")
+    wide = {(name, "A"): values for name, values in prices.items()}
+    asked = [
+        {"Date": ["2024-01-02"], **prices, "Adj Close": [1.0]},
+        pandas.DataFrame({**prices, "Adj Close": [1.0]}, index=day),
+        pandas.DataFrame({**prices, "Dividends": [0.0], "Stock Splits": [0.0]}, index=day),
+        pandas.DataFrame(prices, index=day),
+        pandas.DataFrame(wide, index=day),
+    ]
+    for n, frame in enumerate(asked):
+        symbol = None if n == 4 else "A"
+        if adjusted is None:
+            with pytest.raises(UsageError, match="adjusted"):
+                load_bars(tx, frame, feed=f"f{n}", symbol=symbol)
+            assert not tx.execute("select from feed where feed = %s", [f"f{n}"]).rowcount
+        else:
+            assert load_bars(tx, frame, feed=f"f{n}", symbol=symbol, adjusted=adjusted).rows == 1
+    intraday = pandas.DataFrame(
+        prices | {"Adj Close": [1.0]}, pandas.DatetimeIndex(["2024-01-02 09:30Z"], name="Datetime")
+    )
+    with pytest.raises((UsageError, feed.FeedError)):
+        load_bars(tx, intraday, feed="day", symbol="A", adjusted=adjusted)
+    if adjusted is not None:
+        load_bars(tx, intraday, feed="day", symbol="A", adjusted=adjusted, interval="5minute")
+        assert bars(tx, "day")[0][1] == "2024-01-02 09:35"
+    own = {"symbol": ["A"], "date": ["2024-01-02"], **prices, "Adj Close": [1.0]}  # as in a file: it is raw
+    assert load_bars(tx, own, feed="own", adjusted=adjusted).rows == 1
+
+
 def test_adjusted_close_and_what_it_does(tx: Conn) -> None:
     frame = pandas.DataFrame(
         {"Open": [4.0], "High": [8.0], "Low": [2.0], "Close": [4.0], "Adj Close": [1.0], "Volume": [5]},

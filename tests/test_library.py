@@ -26,9 +26,13 @@ import engine_py as papertick
 from engine_py import errors
 from engine_py import rows as typed
 from engine_py.arguments import as_text, is_instant
+from engine_py.cli_base import prepare
 from engine_py.client import Papertick
 from engine_py.client_run import Run, User
+from engine_py.dialects.said import in_python
+from engine_py.report import gather, page
 from engine_py.results import Column, Performance, Rows
+from engine_py.runref import RunKey
 
 PROJECT = Path(__file__).resolve().parent.parent
 Conn = psycopg.Connection[Any]
@@ -125,6 +129,21 @@ def test_numbers_of_the_whole_run(busy: Run, db: Conn) -> None:
     assert busy.digest() == value(db, "select run_digest(%s, %s)", key)
     assert busy.violations() == []
     assert busy.last_logical_time == at(9)
+
+
+def test_its_report_is_the_page_of_the_command(busy: Run, connect: Callable[..., Conn]) -> None:
+    copy = busy.fork(user=busy._pt.create_user("Bo"))
+    pages = [busy.report(), busy.report("AAA"), busy.report("AAA", [copy])]
+    assert all(text.startswith("<!DOCTYPE html>") for text in pages)
+    assert len(set(pages)) == 3
+    with psycopg.connect(busy._pt.connection.info.dsn, password=busy._pt.connection.info.password) as conn:
+        key = RunKey(busy.user_id, busy.run_id)
+        prepare(conn)
+        assert page.html(gather.read(gather.gather(conn, key, benchmark="AAA"))) == pages[1]
+    with papertick.connect(connect(autocommit=False, options="-c search_path=pg_catalog")) as mine:
+        assert mine.get_run(busy.user_id, busy.run_id).report() == pages[0]
+    with pytest.raises(errors.NotFoundError, match="unknown"):
+        busy.report("NONE")
 
 
 def test_a_run_is_read_anew_each_time(pt: Papertick, run: Run, db: Conn) -> None:
@@ -530,7 +549,10 @@ def test_refusals_are_typed_and_say_all(pt: Papertick, run: Run) -> None:
     assert "argument=amount" in (caught.value.detail or "")
     assert caught.value.hint
     shown = "\n".join(caught.value.__notes__)
-    assert shown.startswith("TE101: argument=amount")
+    assert shown == "TE101"
+    for words in (caught.value.message, caught.value.detail, caught.value.hint):
+        assert words
+        assert words in str(caught.value)  # which is what a traceback shows
     assert caught.value.__suppress_context__
     with pytest.raises(errors.UsageError):
         run.tick(datetime(2024, 1, 2))
@@ -672,6 +694,50 @@ def test_bars_of_a_file(pt: Papertick, tmp_path: Path) -> None:
     with pytest.raises(errors.InvalidError) as caught:
         pt.load_bars(path, "mine", symbol="X")
     assert "line 2" in (caught.value.detail or "")
+
+
+def test_bars_take_what_a_file_of_the_command_line_takes(pt: Papertick, tmp_path: Path) -> None:
+    path = tmp_path / "bars.csv"
+    path.write_text("Tag;Kurs\n02.01.2024 09:15;1.234,5\n")
+    terms = {"names": {"date": "Tag", "price": "Kurs", "volume": ""}, "delimiter": ";", "decimal_comma": True}
+    terms |= {"thousands": "dot", "date_format": "dd.mm.yyyy HH:MM", "time_zone": "Asia/Kolkata", "interval": "5minute"}
+    assert pt.load_bars(path, "mine", symbol="X", **terms).rows == 1  # type: ignore[arg-type]
+    frame = {"Tag": ["2024-01-02 09:15"], "Kurs": [1234.5]}
+    terms = {"names": {"date": "Tag", "price": "Kurs"}, "time_zone": "Asia/Kolkata", "interval": 5}
+    assert pt.load_bars(frame, "mine", symbol="X", **terms).unchanged == 1  # type: ignore[arg-type]
+    assert pt.load_bars(frame, "mine", symbol="X", only="Y", **terms).left_out == {"symbol not asked for": 1}  # type: ignore[arg-type]
+    with pytest.raises(errors.UsageError):
+        pt.load_bars(frame, "mine", symbol="X", delimiter=";", **terms)  # type: ignore[arg-type]
+    for wrong in ({"date": "x"}, {"thousands": "x"}, {"names": {"x": "y"}}, {"delimiter": "xx"}, {"time_zone": "x"}):
+        with pytest.raises(errors.UsageError):
+            pt.load_bars(path, "mine", **wrong)  # type: ignore[arg-type]
+
+
+def test_hints_are_in_the_words_of_python(pt: Papertick, tmp_path: Path) -> None:
+    yahoo = {"Date": ["2024-01-02"], **{key: [2.0] for key in ("Open", "High", "Low", "Close", "Adj Close")}}
+    naive = {"time": ["2024-01-02 09:15"], **{key: [2.0] for key in ("open", "high", "low", "close")}}
+    for source, hint in ((yahoo, "adjusted=True or adjusted=False"), (naive, 'time_zone="Asia/Kolkata"')):
+        path = tmp_path / "X.csv"
+        path.write_text("\n".join(",".join(map(str, line)) for line in (source, *zip(*source.values(), strict=True))))
+        for given in (source, path):
+            with pytest.raises(errors.PapertickError) as caught:
+                pt.load_bars(given, "mine", symbol="X")
+            assert hint in (caught.value.hint or "")
+            assert "--" not in str(caught.value)
+    with pytest.raises(errors.UsageError, match="series means"):
+        pt.load_bars(naive, "mine", symbol="X", series="EQ", time_zone="UTC")
+    for words, said in (
+        ("Load them without --adjusted.", "Load them without adjusted=True."),
+        ("Correct these lines, or leave them out with --skip-bad.", "Correct these lines, or leave them out with skip_bad=True."),
+        ("Say which: --date-format dd/mm/yyyy or mm/dd/yyyy.", 'Say which: date_format="dd/mm/yyyy" or "mm/dd/yyyy".'),
+        ("--date-format dd.mmm.yyyy?", 'date_format="dd.mmm.yyyy"?'),
+        ("--date-format 'dd mmm yyyy'?", 'date_format="dd mmm yyyy"?'),
+        ("leave it out with --map volume=.", 'leave it out with names={"volume": ""}.'),
+        ("with --date-format, --time-zone and --interval.", "with date_format, time_zone and interval."),
+        ("Say it: --delimiter ';'.", 'Say it: delimiter=";".'),
+        ("Load it: papertick calendar load FILE --calendar NAME.", "Load it: papertick calendar load FILE --calendar NAME."),
+    ):  # fmt: skip
+        assert in_python(words) == said
 
 
 # --- as a module

@@ -443,5 +443,5 @@ def test_sqlstate_decides_exception_http_status_and_exit_code(
         tx.execute(f"do $$ begin raise 'm' using errcode = '{code}', detail = 'd', hint = 'h'; end $$")
     error = caught.value
     assert type(error) is kind
-    assert (str(error), error.code, error.detail, error.hint) == ("m", code, "d", "h")
+    assert (error.message, error.code, error.detail, error.hint) == ("m", code, "d", "h")
     assert (error.http_status, error.exit_code) == (http, exit_code)

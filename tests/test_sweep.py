@@ -420,9 +420,25 @@ def test_a_user_with_runs_cannot_be_deleted(small: Cli, db: Any, connect: Callab
     assert value(db, "select count(*) from api_key") == 0
 
 
+def test_a_metric_that_is_none_is_refused_before_any_run(small: Cli, db: Any) -> None:
+    before = value(db, "select count(*) from strategy_run")
+    for more in ((), ("--dry-run",)):
+        assert small.error("sweep", *SMALL[2:], "--name", "typo", "--rank", "xir", *more)["code"] == "TE101"
+    assert value(db, "select count(*) from strategy_run") == before
+
+
 def test_the_leaderboard_of_all_runs(small: Cli) -> None:
     assert [row["rank"] for row in small.json("leaderboard", "--top", "3")] == [1, 2, 3]
     assert small.json("leaderboard", "--rank", "sharpe", "--like", "s: sip symbol=A%")[0]["metric"] == "sharpe"
     assert len(small.json("leaderboard", "--feed", "default")) == 4
     assert small.error("leaderboard", "--rank", "luck")["code"] == "TE101"
+    ranked = small.json("leaderboard", "--rank", "sharpe")
+    assert small.json("leaderboard", "sharpe") == small.json("leaderboard", "--metric", "sharpe") == ranked
+    small.error("leaderboard", "sharpe", "--rank", "equity", code=2)
+    words = small("leaderboard", "sharpe").stdout.splitlines()
+    assert {"feed", "currency", "last_date"} <= set(words[0].split())
+    long = [row["name"] for row in ranked if len(row["name"]) > 48]
+    assert long
+    assert not any(name in line for name in long for line in words)
+    assert all(any(name[:20] in line and name[-20:] in line for line in words) for name in long)
     assert "sharpe" in small("leaderboard").stdout

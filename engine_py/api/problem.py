@@ -127,4 +127,4 @@ def from_error(exc: BaseException) -> Problem:
         return Problem(error.http_status, code, _CONSTRAINTS[code], detail=f"constraint={constraint}")
     report = hasattr(error, "report")  # of an upload: its lines
     detail = error.detail if report or _PAIRS.match(error.detail or "") else None
-    return Problem(error.http_status, code, str(error), detail=detail, hint=error.hint)
+    return Problem(error.http_status, code, error.message, detail=detail, hint=error.hint)

@@ -22,6 +22,7 @@ from engine_py.csvfile import (
     Column,
     Problem,
     check_symbol,
+    hint_beside,
     shown,
     split_line,
 )
@@ -169,6 +170,7 @@ class Reader:
 
     def copy_lines(self, base: int = 0) -> Iterator[str]:
         """`base` + line number and the fields in the order of `columns`, as Table.copy_lines has them."""
+        some = False
         for number, raw in self.raws():
             self.lines = max(self.lines, number)
             try:
@@ -179,7 +181,9 @@ class Reader:
             except Bad as bad:
                 self.note(number, bad)
                 continue
+            some = True
             yield f"{base + number},{','.join(texts)}\n"
+        self.hint = hint_beside(self.hint, some)
 
     def texts(self, raw: Any) -> Sequence[str]:
         """The fields of a row, in the order of `columns`. Raises Bad or LeftOut."""
@@ -228,13 +232,17 @@ def escaped(symbol: str) -> str:
 
 
 class Dialect(NamedTuple):
-    """A line of the table. `prices`: what is known of them: RAW, ADJUSTED, or '' where the caller must say."""
+    """A line of the table. `prices`: what is known of them: RAW, ADJUSTED, or '' where the caller must say.
+
+    `whole_units`: of a market of shares; an instrument that comes with such a file trades in whole units.
+    """
 
     name: str
     what: str
     prices: str
     claims: Callable[[Source], bool]
     open: Callable[[Source, Options, Clock], Reader]
+    whole_units: bool = False
 
 
 RAW, UNKNOWN, SAID = "raw", "", "as said"  # as said: raw, unless --adjusted

@@ -35,6 +35,7 @@ class ColumnSet:
     parts: Callable[[], Iterator[Mapping[str, list[Any]]]]
     singles: frozenset[str] = frozenset()  # of 32-bit floats
     dates: frozenset[str] = frozenset()  # of midnights without an offset, or said to be dates
+    is_wide: bool = False  # it had two levels of columns, as yfinance makes them
 
 
 class Columns(Reader):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from engine_py.csvfile import MAX_LINE, Bad, shown, split_line
+from engine_py.csvfile import MAX_LINE, Bad, delimiter_hint, shown, split_line
 from engine_py.dialects.base import OF_TEXT, Bar, LeftOut, Options, Reader, Source
 from engine_py.dialects.numbers import Style
 from engine_py.dialects.times import Clock, time_format
@@ -52,7 +52,8 @@ class Delimited(Reader):
             is_needed = ours not in self.optional and (ours != "symbol" or has_symbol)
             if not places and (is_needed or (ours in wanted and names)):
                 missing = f"the header has no column {' or '.join(names) or ours}; it has {shown(self._source.header)}"
-                raise Bad("42703", missing, self._missing_hint(ours))
+                hint = None if found else delimiter_hint(self._header, self._delimiter)
+                raise Bad("42703", missing, hint or self._missing_hint(ours))
             if places:
                 found[ours] = places[0]
         if found.get("price") is not None:

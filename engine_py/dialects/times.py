@@ -105,6 +105,14 @@ def interval_minutes(text: str) -> int:
     return {"m": 1, "h": 60, "d": 0}[found[2][0]] * count
 
 
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
 @dataclass
 class Clock:
     """What the times of one source stand for.
@@ -180,6 +188,8 @@ class Clock:
         said = self.read(text) if self.read else text
         if said is None:
             raise Bad("22007", f"is not of the given date format: {shown(text)}", time_hint(text))
+        if said != text and not _is_date(said[:10]):
+            raise Bad("22008", f"there is no such date: {text}")  # as its source has it
         if _NAIVE(said):
             said = self._placed(said)
         elif not _CANONICAL(said):

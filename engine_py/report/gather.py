@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any, LiteralString, TypeAlias
 
 import psycopg
 from psycopg.rows import dict_row
+from psycopg.types.json import set_json_loads
 
 from engine_py.runref import RunKey
 
@@ -19,9 +22,9 @@ Json: TypeAlias = dict[str, Any]
 
 # p_benchmark null: of the one symbol that the run trades. The comparison is null without other runs.
 QUERY: LiteralString = """
-select run_report(p_user_id => %s::bigint, p_run_id => %s::bigint, p_benchmark => %s::text) as report,
+select public.run_report(p_user_id => %s::bigint, p_run_id => %s::bigint, p_benchmark => %s::text) as report,
        case when cardinality(%s::bigint[]) > 1
-            then run_comparison(p_user_ids => %s::bigint[], p_run_ids => %s::bigint[]) end as comparison"""
+            then public.run_comparison(p_user_ids => %s::bigint[], p_run_ids => %s::bigint[]) end as comparison"""
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,7 @@ def arguments(key: RunKey, compare: Sequence[RunKey], benchmark: str | None) -> 
 def gather(conn: psycopg.Connection, key: RunKey, compare: Sequence[RunKey] = (), benchmark: str | None = None) -> Json:
     """The documents of QUERY. Raises TE201 for an unknown benchmark, TE202 for one without prices, TE204."""
     with conn.cursor(row_factory=dict_row) as cursor:
+        set_json_loads(partial(json.loads, parse_float=Decimal), cursor)
         row = cursor.execute(QUERY, arguments(key, compare, benchmark)).fetchone()
     assert row
     return row
