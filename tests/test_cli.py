@@ -1080,7 +1080,7 @@ def test_a_bad_file_is_told_how_to_be_good(cli: Cli, tmp_path: Path) -> None:
     error = load("date,open,high,low,close", "2024-01-02,1,1,1,1")
     assert ("it has 'date,open,high,low,close'" in error["detail"], "--symbol" in error["hint"]) == (True, True)
     error = load("symbol;date;open;high;low;close", "A;2024-01-02;1;1;1;1")
-    assert ("'symbol;date;open;" in error["detail"], "commas" in error["hint"]) == (True, True)
+    assert ("'symbol;date;open;" in error["detail"], "--delimiter ';'" in error["hint"]) == (True, True)
     error = load("A,2024-01-02,1,1,1,1")
     assert ("'A,2024-01-02" in error["detail"], "first line" in error["hint"]) == (True, True)
     error = load("symbol,date,open,high,low,close", "A,01/02/2024,1,1,1,1")
