@@ -40,6 +40,20 @@ begin
 end $$;
 comment on function report_instalment is 'report_instalment(user, run): the rows of the view report_instalment for one run.';
 
+create or replace function report_gain(p_user_id bigint, p_run_id bigint) returns table (place int, kind text, amount numeric)
+language plpgsql stable security definer set search_path = public, pg_temp set enable_nestloop = off set plan_cache_mode = force_custom_plan set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  perform engine.require_readable(p_user_id, p_run_id), engine.require_run(p_user_id, p_run_id);
+  return query select g.* from engine.gain_rows(p_user_id, p_run_id) g;
+end $$;
+comment on function report_gain is 'report_gain(user, run): the rows of the view report_gain for one run.';
+
+create or replace view report_gain with (security_invoker = true) as
+select r.user_id, r.run_id, g.place, g.kind, g.amount
+  from strategy_run r cross join lateral report_gain(r.user_id, r.run_id) g;
+comment on view report_gain is 'One row a part of what a run has gained by its last mark; together they are equity - funded of performance, to the last digit. kind: REALIZED by trades, UNREALIZED, CASH_IN_LIEU of fractions after splits, less what these had cost (with REALIZED it is realized_pnl of performance), then each cause of cash that is neither external nor a trade (DIVIDEND, BORROW_FEE, MARGIN_INTEREST), and OTHER: the rest, where units have no known cost or trades are younger than the last mark. Parts that are nothing by their nature are left out; amount in the run''s currency.';
+
 create or replace view report_fill with (security_invoker = true) as
 select r.user_id, r.run_id, f.trade_id, f.logical_time, f.symbol, f.side, f.order_id, f.order_type, f.source, f.quantity, f.price, f.value, f.fees, f.cash
   from strategy_run r cross join lateral report_fill(r.user_id, r.run_id) f;

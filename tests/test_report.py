@@ -30,7 +30,7 @@ from tests.test_cli import Cli, cli  # noqa: F401  # a fixture
 VIEWS = (
     *("report_equity", "report_drawdown", "report_monthly_return", "report_yearly_return", "report_holding"),
     *("report_price", "report_allocation", "report_fill", "report_instalment", "report_fee", "report_rejection"),
-    "report_sip_summary",
+    *("report_sip_summary", "report_gain"),
 )
 BAR = 300_000  # bytes of a page
 
@@ -288,6 +288,62 @@ def test_costs_are_all_there(tx: Conn) -> None:
     fills = view(run, "report_fill", "side, source, value, fees, cash", "trade_id")
     assert [f[:3] for f in fills] == [("SELL", "CLIENT", 5000), ("BUY", "CLIENT", 1000)]
     assert all(f[4] == (f[2] - f[3] if f[0] == "SELL" else -f[2] - f[3]) for f in fills)
+
+
+def gain_of_all(tx: Conn) -> Run:
+    """Dividends on a long and on a short, a fraction after a split, a loan, a deposit, money taken out."""
+    dates = [f"2024-01-{day:02}" for day in range(2, 20)]
+    terms = {"initial_margin": "0.5", "maintenance_margin": "0.1", "margin_rate": "0.07", "borrow_rate": "0.11"}
+    run = make(tx, {d: D("31.37") + n for n, d in enumerate(dates)}, 1000, fee_schedule="US_PER_SHARE", **terms)
+    run.market.bars("B", {f"{d} 16:00": D("20.19") - D("0.31") * n for n, d in enumerate(dates)})
+    tx.execute("update instrument set quantity_step = 1 where symbol = 'A'")
+    tx.execute(
+        "insert into corporate_action (symbol, ex_date, action_type, ratio_numerator, ratio_denominator, amount, pay_date) values"
+        " ('A', '2024-01-09', 'SPLIT', 3, 2, null, null), ('A', '2024-01-11', 'DIVIDEND', null, null, 0.37, '2024-01-12'),"
+        " ('B', '2024-01-10', 'DIVIDEND', null, null, 0.11, '2024-01-12')"
+    )
+    run.tick(f"{dates[0]} 16:00")
+    run.place("A", "BUY", 41)
+    run.place("B", "SELL", 9)
+    for n, day in enumerate(dates[1:]):
+        if n in (4, 9):
+            deposit(run, run.market.at(f"{day} 12:00"), 250 if n == 4 else -70, "OUTSIDE")
+        if n == 12:
+            run.place("A", "SELL", 40)
+        run.tick(f"{day} 16:00")
+    return run
+
+
+def test_where_the_gain_comes_from_adds_up(tx: Conn) -> None:
+    run = gain_of_all(tx)
+    found = dict(view(run, "report_gain", "kind, amount", "place"))
+    kinds = ["REALIZED", "UNREALIZED", "DIVIDEND", "CASH_IN_LIEU", "BORROW_FEE", "MARGIN_INTEREST"]
+    assert list(found) == kinds
+    assert all(found.values())
+    gain = metric(run, "equity") - metric(run, "funded")
+    assert sum(found.values()) == gain
+    assert found["UNREALIZED"] == metric(run, "unrealized_pnl")
+    assert found["REALIZED"] + found["CASH_IN_LIEU"] == metric(run, "realized_pnl") != found["REALIZED"]
+    for cause in ("DIVIDEND", "BORROW_FEE", "MARGIN_INTEREST"):
+        query = "select sum(amount) from cash_ledger where user_id = %s and run_id = %s and cause = %s"
+        assert found[cause] == val(tx, query, *run.key, cause)
+    page = Page(make_page(tx, run.key))
+    table = {row[0][0]: row[1][0] for row in page.tables["Where the gain comes from"][1:]}
+    assert table.pop("Gain") == rounded(gain, 2) == page.tiles["Gain"][0]
+    assert table == {words.gain(kind)[0]: rounded(amount, 2) for kind, amount in found.items()}
+    assert report(tx, run.key).gain == [{"kind": kind, "amount": amount} for kind, amount in found.items()]
+
+
+def test_a_gain_still_adds_up_where_trades_are_younger_than_the_last_mark(tx: Conn) -> None:
+    closes = {"2024-01-02": 100, "2024-01-03": 110, "2024-01-04": 120}
+    run = make(tx, closes, 1000)
+    assert view(run, "report_gain", "kind", "place") == []
+    run.place("A", "BUY", 4)
+    tick_all_days(run, dict(list(closes.items())[:2]))
+    run.place("A", "SELL", 1)
+    run.call("match_orders", logical_time=run.market.at("2024-01-04 16:00"))
+    assert view(run, "report_gain", "kind, amount", "place") == [("REALIZED", 20), ("OTHER", 20)]
+    assert metric(run, "equity") - metric(run, "funded") == 40
 
 
 # --- benchmark ---

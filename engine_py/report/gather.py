@@ -127,6 +127,7 @@ class Report:
     traded: int
     fills: list[Json]
     fill_count: int
+    gain: list[Json]
     fees: list[Json]
     rejections: list[Json]
     sips: list[Json]
@@ -184,6 +185,7 @@ def read(row: Json) -> Report:
         traded=d["traded"],
         fills=d["fills"]["rows"],
         fill_count=d["fills"]["count"],
+        gain=d["gain"],
         fees=d["fees"],
         rejections=d["rejections"],
         sips=d["sips"],

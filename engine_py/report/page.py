@@ -218,7 +218,8 @@ def _holdings(r: Report, charts: dict[str, Chart]) -> str:
 def _numbers(r: Report) -> str:
     more = r.drawdown_count - len(r.drawdowns)
     return (
-        _section("Performance", _card(tables.metrics(r)))
+        _section("Where the gain comes from", _card(tables.gain(r)) if r.gain else "")
+        + _section("Performance", _card(tables.metrics(r)))
         + _section("By symbol", _card(tables.symbols(r)) if r.symbols else "")
         + _section(
             "Drawdowns",

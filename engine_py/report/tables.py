@@ -105,6 +105,18 @@ def metrics(r: Report) -> str:
     return table(["Metric", "Value", ""], rows, right=(1,), kind="metrics", label="Performance")
 
 
+def gain(r: Report) -> str:
+    """Parts that sum to the gain of the tile."""
+    places = r.run["minor_unit"]
+    rows = []
+    for part in r.gain:
+        name, about = words.gain(part["kind"])
+        rows.append([said(name), _amount(part["amount"], places), Cell(escape(about), kind="about")])
+    total = _amount(sum((number(part["amount"]) or Decimal(0) for part in r.gain), Decimal(0)), places)
+    rows.append([said("Gain"), total, Cell("Equity less invested capital.", kind="about")])
+    return table(["From", "Amount", ""], rows, right=(1,), kind="metrics", label="Where the gain comes from")
+
+
 def compared(runs: Sequence[Compared]) -> str:
     names = words.in_order(list({name for c in runs for name in c.metrics}))
     rows = []

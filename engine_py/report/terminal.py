@@ -70,6 +70,11 @@ def _heading(r: Report) -> list[str]:
 
 def sections(r: Report) -> Iterator[Section]:
     """All of the page's tables but the fills, which `papertick run trades` lists."""
+    if r.gain:
+        parts = [(words.gain(part["kind"])[0], number(part["amount"]) or Decimal(0)) for part in r.gain]
+        parts.append(("Gain", sum((amount for _, amount in parts), Decimal(0))))
+        rows = [[name, _money(r, amount)] for name, amount in parts]
+        yield Section("Where the gain comes from", ["from", "amount"], rows, range(1, 2))
     yield _metrics(r)
     if r.months:
         by_month = {(p.first.year, p.first.month): p for p in r.months}

@@ -63,6 +63,15 @@ REASONS = {
     "UNITS_NOT_FROM_TRADES": "trades alone do not account for the units held",
     "TRADED_SINCE_MARK": "it has traded since the last mark",
 }
+GAINS = {
+    "REALIZED": ("Realized gain", "By trades, at average cost, fees counted."),
+    "UNREALIZED": ("Unrealized gain", "Market value less what the holdings cost."),
+    "CASH_IN_LIEU": ("Cash in lieu", "For fractions after splits, less what they had cost; realized too."),
+    "DIVIDEND": ("Dividends", "Paid in cash; less those that were owed on shares sold short."),
+    "BORROW_FEE": ("Borrowing shares", "What a margin account paid to sell short."),
+    "MARGIN_INTEREST": ("Margin interest", "What a margin account paid for borrowed cash."),
+    "OTHER": ("Other", "Units of unknown cost, or trades after the last mark."),
+}
 SOURCES = {"CLIENT": "order", "SIP": "SIP", "REBALANCE": "rebalance", "DIVIDEND": "reinvested", "MARGIN": "margin call"}
 _LONG = Decimal(10) ** 9
 NONE = "–"  # noqa: RUF001  # an en dash: there is no number
@@ -141,6 +150,11 @@ def label(metric: str) -> str:
 
 def reason(code: str | None) -> str:
     return REASONS.get(code or "", (code or "").replace("_", " ").lower())
+
+
+def gain(kind: str) -> tuple[str, str]:
+    """A part of the gain by its name, and what it is."""
+    return GAINS.get(kind, (kind.replace("_", " ").capitalize(), ""))
 
 
 def counted(count: int, noun: str) -> str:
