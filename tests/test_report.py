@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from report_pages import Page, make_page, report
 
-from engine_py.report import axis, words
+from engine_py.report import axis, terminal, words
 from engine_py.report.page import policy
 from tests.test_cli import Cli, cli  # noqa: F401  # a fixture
 
@@ -387,6 +387,14 @@ def test_money_waits_for_the_benchmarks_first_bar(tx: Conn) -> None:
     run.market.instrument("NEVER")
     tick_all_days(run, closes)
     assert benchmark(run, "LATE") == [(0, 1000), (125, 1000), (125, 1250)]
+    found = report(tx, run.key, benchmark="LATE")
+    assert found.benchmark_since == at("2024-01-03 16:00")
+    page = Page(make_page(tx, run.key, benchmark="LATE"))
+    assert "LATE has a price from 2024-01-03 on" in page.text
+    assert "LATE, bought and held from 2024-01-03" in [s["n"] for s in page.data["equity"]["s"]]
+    (section,) = [s for s in terminal.sections(found) if s.title == "Performance"]
+    assert "a price from 2024-01-03 on, cash before" in section.rows[-1][2]
+    assert report(tx, run.key, benchmark="A").benchmark_since is None
     with refused(tx, "TE202"):
         benchmark(run, "NEVER")
     with refused(tx, "TE201"):
@@ -876,8 +884,6 @@ def test_what_cannot_be_reported_is_refused(cli: Cli, db: Conn, tmp_path: Path) 
 
 
 def test_without_rich_the_tables_are_plain(cli: Cli, db: Conn, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    from engine_py.report import terminal
-
     run = small_run(db)
     rich = cli("report", run.run_id).stdout
     monkeypatch.setattr(terminal, "find_spec", lambda name: None)

@@ -113,6 +113,7 @@ class Report:
     run: Json
     digest: str
     benchmark: str | None
+    benchmark_since: datetime | None  # null: it has a price as long as the run
     metrics: dict[str, Number]
     reasons: dict[str, str]
     curve: Curve
@@ -168,6 +169,7 @@ def read(row: Json) -> Report:
         run=d["run"],
         digest=d["digest"],
         benchmark=d["benchmark"],
+        benchmark_since=time_of(d["benchmark_since"]),
         metrics=_metrics(d),
         reasons=d["reasons"],
         curve=_curve(d["curve"]),

@@ -122,7 +122,10 @@ def _metrics(r: Report) -> Section:
         rows.append([words.label(name), words.shown(name, value, r.run["minor_unit"]), why])
     if r.benchmark is not None and r.curve.benchmark:
         end = r.curve.benchmark[-1]
-        rows.append([f"{r.benchmark}, bought and held", _money(r, end), "the same capital, dividends included"])
+        about = "the same capital, dividends included"
+        if r.benchmark_since:
+            about += f"; a price from {words.moment(r.benchmark_since, daily=True)} on, cash before"
+        rows.append([f"{r.benchmark}, bought and held", _money(r, end), about])
     return Section("Performance", ["metric", "value", ""], rows, range(1, 2))
 
 

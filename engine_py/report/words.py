@@ -171,6 +171,11 @@ def is_daily(times: Sequence[datetime], marks: int) -> bool:
     return len(times) < 2 or (times[-1] - times[0]) / max(marks - 1, 1) > timedelta(hours=12)
 
 
+def since(time: datetime | None, *, daily: bool) -> str:
+    """` from 2012-05-18`, or nothing."""
+    return f" from {moment(time, daily=daily)}" if time else ""
+
+
 def moment(time: datetime | None, *, daily: bool) -> str:
     """In UTC, as everywhere."""
     if time is None:
