@@ -212,8 +212,12 @@ begin
                             'first_time', engine.iso(x.first_time), 'last_time', engine.iso(x.last_time)) order by x.orders desc, x.reason collate "C"), '[]')
                      from report_rejection x where x.user_id = p_user_id and x.run_id = p_run_id),
     'sips', (select coalesce(jsonb_agg(to_jsonb(s) - '{user_id,run_id}'::text[] || jsonb_build_object(
-                      'first_time', engine.iso(s.first_time), 'last_time', engine.iso(s.last_time)) order by s.sip_id), '[]')
-               from report_sip_summary s where s.user_id = p_user_id and s.run_id = p_run_id),
+                      'first_time', engine.iso(s.first_time), 'last_time', engine.iso(s.last_time),
+                      'current_amount', engine.sip_amount(p, greatest(p.next_slot - 1, p.base_slot), engine.minor_unit(r.currency))) order by s.sip_id), '[]')
+               from report_sip_summary s
+               join sip_plan p on p.user_id = s.user_id and p.run_id = s.run_id and p.sip_id = s.sip_id
+               join strategy_run r on r.user_id = s.user_id and r.run_id = s.run_id
+              where s.user_id = p_user_id and s.run_id = p_run_id),
     'symbols', (select coalesce(jsonb_agg(jsonb_build_object('symbol', s.symbol) || s.metrics order by s.n), '[]')
                   from (select m.symbol, min(m.n) as n, jsonb_object_agg(m.metric, m.value) as metrics
                           from engine.symbol_measures(p_user_id, p_run_id) with ordinality m (symbol, metric, value, n) group by m.symbol) s));

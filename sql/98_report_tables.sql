@@ -84,15 +84,16 @@ select s.user_id, s.run_id, s.sip_id, max(s.symbol) as symbol, (array_agg(s.bask
        count(*) filter (where s.event_type = 'SIP_EXECUTED') as executed, count(*) filter (where s.event_type = 'SIP_SKIPPED_FUNDS') as skipped_funds,
        count(*) filter (where s.event_type in ('SIP_SKIPPED_HOLIDAY', 'SIP_SKIPPED_PAUSED', 'SIP_SKIPPED_BELOW_UNIT')) as skipped_other,
        count(*) filter (where s.event_type = 'SIP_MISSED') as missed, coalesce(sum(s.paid), 0) as paid, count(s.paid) as purchases,
-       min(s.logical_time) as first_time, max(s.logical_time) as last_time
+       min(s.logical_time) as first_time, max(s.logical_time) as last_time,
+       max(s.step_up_percent) as step_up_percent, max(s.step_up_amount) as step_up_amount, max(s.step_up_every) as step_up_every
   from (select p.user_id, p.run_id, p.sip_id, true as is_plan, p.symbol, p.basket::jsonb, p.rebalance_plan_id, p.frequency, p.amount, p.start_date, p.next_slot,
-               null as event_type, null::numeric as paid, null::timestamptz as logical_time
+               null as event_type, null::numeric as paid, null::timestamptz as logical_time, p.step_up_percent, p.step_up_amount, p.step_up_every
           from sip_plan p
         union all
-        select e.user_id, e.run_id, split_part(e.event_key, ':', 1)::bigint, false, null, null, null, null, null, null, null, e.event_type, null, null
+        select e.user_id, e.run_id, split_part(e.event_key, ':', 1)::bigint, false, null, null, null, null, null, null, null, e.event_type, null, null, null, null, null
           from event_ledger e where e.event_type like 'SIP\_%' and e.event_key ~ '^[0-9]{1,18}:'
         union all
-        select i.user_id, i.run_id, i.sip_id, false, null, null, null, null, null, null, null, null, i.amount, i.logical_time from report_instalment i) s
+        select i.user_id, i.run_id, i.sip_id, false, null, null, null, null, null, null, null, null, i.amount, i.logical_time, null, null, null from report_instalment i) s
  group by s.user_id, s.run_id, s.sip_id
 having bool_or(s.is_plan);
-comment on view report_sip_summary is 'One row a SIP of a run: what it buys (symbol, basket, or what a rebalance plan lacks), the amount of a slot now, and how its slots have ended; paid: what its purchases cost so far, fees included, in the run''s currency.';
+comment on view report_sip_summary is 'One row a SIP of a run: what it buys (symbol, basket, or what a rebalance plan lacks), the amount of a slot before its step-ups, these, and how its slots have ended; paid: what its purchases cost so far, fees included, in the run''s currency.';

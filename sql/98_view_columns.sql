@@ -89,3 +89,6 @@ comment on column report_sip_summary.paid is 'What its purchases cost so far, fe
 comment on column report_sip_summary.purchases is 'How many there were: of a basket one for each symbol.';
 comment on column report_sip_summary.first_time is 'The first purchase; null = none.';
 comment on column report_sip_summary.last_time is 'The last purchase; null = none.';
+comment on column report_sip_summary.step_up_percent is 'As in sip_plan: by how much the instalment grows.';
+comment on column report_sip_summary.step_up_amount is 'As in sip_plan: the same as money.';
+comment on column report_sip_summary.step_up_every is 'After so many slots each time; null = no step-up.';

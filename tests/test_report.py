@@ -241,6 +241,32 @@ def test_baskets_and_skipped_slots_are_counted(tx: Conn) -> None:
     ]
 
 
+def test_a_step_up_is_said_in_words(tx: Conn) -> None:
+    dates = [f"2024-{month:02}-01" for month in range(1, 9)]
+    run = make(tx, dict.fromkeys(dates, 10))
+    for step in (
+        {"step_up_percent": 10, "step_up_every": 3},
+        {"step_up_amount": "2.5", "step_up_every": 1},
+        {},
+    ):
+        run.sip("A", 100, "MONTHLY", "2024-01-01", **step)
+    tick_all_days(run, dict.fromkeys(dates))
+    page = Page(make_page(tx, run.key))
+    assert [[cell[0] for cell in row[3:6]] for row in page.tables["SIPs"]] == [
+        ["Instalment", "Step-up", "Now"],
+        ["100.00", "+10 % every 3 slots", "121.00"],
+        ["100.00", "+2.5 every slot", "117.50"],
+        ["100.00", words.NONE, "100.00"],
+    ]
+    last = rows(tx, "select amount from report_instalment where user_id = %s and run_id = %s and slot = 7", *run.key)
+    assert sorted(last) == [(100,), (D("117.5"),), (121,)]
+    (section,) = [s for s in terminal.sections(report(tx, run.key)) if s.title == "SIPs"]
+    assert section.note.splitlines() == [
+        "SIP 1: 100.00 at first, +10 % every 3 slots, now 121.00",
+        "SIP 2: 100.00 at first, +2.5 every slot, now 117.50",
+    ]
+
+
 def test_shares_are_of_the_equity(tx: Conn) -> None:
     market = Market(tx)
     market.bars("A", {"2024-01-02 16:00": 10, "2024-01-03 16:00": 20})

@@ -202,7 +202,16 @@ def read(row: Json) -> Report:
 _COUNTS = {
     *("user_id", "run_id", "forked_from_user_id", "forked_from_run_id", "minor_unit", "penetration_ticks", "marks"),
     *("count", "entries", "orders", "symbols", "others", "traded", "trades", "trade_id", "order_id", "sip_id", "slots"),
-    *("executed", "skipped_funds", "skipped_other", "missed", "purchases", "rebalance_plan_id", "bars"),
+    *(
+        "executed",
+        "skipped_funds",
+        "skipped_other",
+        "missed",
+        "purchases",
+        "rebalance_plan_id",
+        "bars",
+        "step_up_every",
+    ),
 }
 
 

@@ -242,6 +242,7 @@ def rejections(r: Report) -> str:
 
 def sips(r: Report) -> str:
     places, rows = r.run["minor_unit"], []
+    steps_up = any(s["step_up_every"] is not None for s in r.sips)
     for s in r.sips:
         what = s["symbol"] or (
             ", ".join(s["basket"]) if s["basket"] else f"what rebalance plan {s['rebalance_plan_id']} lacks"
@@ -253,12 +254,14 @@ def sips(r: Report) -> str:
                 said(what),
                 said(s["frequency"].lower()),
                 _amount(s["instalment"], places),
+                *([said(words.step_up(s)), _amount(s["current_amount"], places)] if steps_up else []),
                 *counts,
                 _amount(s["paid"], places),
             ]
         )
-    heads = ["SIP", "Buys", "Every", "Instalment", "Executed", "No funds", "Skipped", "Missed", "Paid in all"]
-    return table(heads, rows, right=range(3, 9), label="SIPs")
+    stepped = ["Step-up", "Now"] if steps_up else []
+    heads = ["SIP", "Buys", "Every", "Instalment", *stepped, "Executed", "No funds", "Skipped", "Missed", "Paid in all"]
+    return table(heads, rows, right={*range(3, len(heads))} - ({4} if steps_up else set()), label="SIPs")
 
 
 def violations(r: Report) -> str:

@@ -158,7 +158,12 @@ def _sips(r: Report) -> Section:
         counts = [f"{s[key]:,}" for key in ("executed", "skipped_funds", "skipped_other", "missed")]
         rows.append([str(s["sip_id"]), what, _money(r, s["instalment"]), *counts, _money(r, s["paid"])])
     heads = ["sip", "buys", "instalment", "executed", "no funds", "skipped", "missed", "paid"]
-    return Section("SIPs", heads, rows, range(2, 8))
+    steps = [
+        f"SIP {s['sip_id']}: {_money(r, s['instalment'])} at first, {step}, now {_money(r, s['current_amount'])}"
+        for s in r.sips
+        if (step := words.step_up(s))
+    ]
+    return Section("SIPs", heads, rows, range(2, 8), "\n".join(steps))
 
 
 def _money(r: Report, value: object) -> str:
@@ -186,8 +191,8 @@ def _plain(heading: Sequence[str], parts: Sequence[Section]) -> None:
                 for n, (cell, width) in enumerate(zip(line, widths, strict=True))
             ]
             click.echo(("  " + "  ".join(cells)).rstrip())
-        if part.note:
-            click.echo(f"  {part.note}")
+        for line in part.note.splitlines():
+            click.echo(f"  {line}")
 
 
 def _rich(heading: Sequence[str], parts: Sequence[Section]) -> None:

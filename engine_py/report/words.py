@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal, localcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Metric(NamedTuple):
@@ -169,6 +169,15 @@ def in_order(metrics: Sequence[str]) -> list[str]:
 def is_daily(times: Sequence[datetime], marks: int) -> bool:
     """Whether a date tells these times apart, most often: they stand for `marks` of them."""
     return len(times) < 2 or (times[-1] - times[0]) / max(marks - 1, 1) > timedelta(hours=12)
+
+
+def step_up(sip: Mapping[str, Any]) -> str | None:
+    """`+10 % every 12 slots`; None: the instalment stays what it is."""
+    if sip["step_up_every"] is None:
+        return None
+    by = sip["step_up_amount"] if sip["step_up_percent"] is None else sip["step_up_percent"]
+    often = "slot" if sip["step_up_every"] == 1 else counted(sip["step_up_every"], "slot")
+    return f"+{units(Decimal(by))}{' %' * (sip['step_up_percent'] is not None)} every {often}"
 
 
 def since(time: datetime | None, *, daily: bool) -> str:
