@@ -372,6 +372,23 @@ def test_a_gain_still_adds_up_where_trades_are_younger_than_the_last_mark(tx: Co
     assert metric(run, "equity") - metric(run, "funded") == 40
 
 
+@pytest.mark.parametrize("has_dividend", [False, True])
+def test_dividends_are_what_the_two_rates_of_one_symbol_differ_by(tx: Conn, has_dividend: bool) -> None:
+    closes = {f"2024-{month:02}-01": 100 + month for month in range(1, 9)}
+    run = make(tx, closes, fee_schedule="US_PER_SHARE")
+    if has_dividend:
+        tx.execute(
+            "insert into corporate_action (symbol, ex_date, action_type, amount, pay_date)"
+            " values ('A', '2024-03-01', 'DIVIDEND', 3, '2024-03-05')"
+        )
+    run.sip("A", 500, "MONTHLY", "2024-01-01")
+    tick_all_days(run, closes)
+    rate = val(tx, "select value from performance_by_symbol(%s, %s) where symbol = 'A' and metric = 'xirr'", *run.key)
+    assert (metric(run, "xirr_invested") > rate) == has_dividend
+    assert (metric(run, "xirr_invested") == rate) != has_dividend
+    assert words.SYMBOL_XIRR in Page(make_page(tx, run.key)).text
+
+
 # --- benchmark ---
 
 

@@ -220,7 +220,7 @@ def _numbers(r: Report) -> str:
     return (
         _section("Where the gain comes from", _card(tables.gain(r)) if r.gain else "")
         + _section("Performance", _card(tables.metrics(r)))
-        + _section("By symbol", _card(tables.symbols(r)) if r.symbols else "")
+        + _section("By symbol", _card(tables.symbols(r), note=words.SYMBOL_XIRR) if r.symbols else "")
         + _section(
             "Drawdowns",
             _card(

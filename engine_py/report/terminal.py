@@ -148,7 +148,9 @@ def _symbols(r: Report) -> Section:
         values = [number(s.get(key)) for key in ("quantity", "cost_basis", "market_value", "unrealized_pnl")]
         amounts = [_money(r, value) for value in values[1:]]
         rows.append([s["symbol"], words.units(values[0]), *amounts, words.percent(number(s.get("xirr")))])
-    return Section("By symbol", ["symbol", "units", "cost", "value", "unrealized", "XIRR"], rows, range(1, 6))
+    return Section(
+        "By symbol", ["symbol", "units", "cost", "value", "unrealized", "XIRR"], rows, range(1, 6), words.SYMBOL_XIRR
+    )
 
 
 def _sips(r: Report) -> Section:

@@ -25,7 +25,11 @@ METRICS = {
     "realized_pnl": Metric("Realized gain", "money", "From sales, at average cost, fees counted."),
     "unrealized_pnl": Metric("Unrealized gain", "money", "Market value less what the holdings cost."),
     "xirr": Metric("XIRR", "share", "Yearly money-weighted return of the account: external flows against equity."),
-    "xirr_invested": Metric("XIRR, invested", "share", "The same of what was put to work, idle cash left out."),
+    "xirr_invested": Metric(
+        "XIRR, invested",
+        "share",
+        "The same of what was put to work: trades, dividends and costs of carry against market value; idle cash left out.",
+    ),
     "twr": Metric("TWR", "share", "Time-weighted return: growth with flows taken out."),
     "cagr": Metric("CAGR", "share", "The yearly rate of TWR, 365-day years."),
     "max_drawdown": Metric("Max drawdown", "share", "The deepest fall below an earlier high, flows taken out."),
@@ -63,6 +67,10 @@ REASONS = {
     "UNITS_NOT_FROM_TRADES": "trades alone do not account for the units held",
     "TRADED_SINCE_MARK": "it has traded since the last mark",
 }
+SYMBOL_XIRR = (
+    "XIRR: of the symbol's own trades. Dividends, cash in lieu and costs of carry are the run's cash, not a symbol's; "
+    "they count in XIRR, invested, which therefore differs even where one symbol is all there is."
+)
 GAINS = {
     "REALIZED": ("Realized gain", "By trades, at average cost, fees counted."),
     "UNREALIZED": ("Unrealized gain", "Market value less what the holdings cost."),
