@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -181,6 +182,10 @@ def _cell(period: Period | None) -> str:
 # --- printers ---
 
 
+def _wrapped(note: str) -> list[str]:
+    return [part for line in note.splitlines() for part in textwrap.wrap(line, 78)]
+
+
 def _plain(heading: Sequence[str], parts: Sequence[Section]) -> None:
     click.echo("\n".join(heading))
     for part in parts:
@@ -193,8 +198,8 @@ def _plain(heading: Sequence[str], parts: Sequence[Section]) -> None:
                 for n, (cell, width) in enumerate(zip(line, widths, strict=True))
             ]
             click.echo(("  " + "  ".join(cells)).rstrip())
-        for line in part.note.splitlines():
-            click.echo(f"  {line}")
+        for text in _wrapped(part.note):
+            click.echo(f"  {text}")
 
 
 def _rich(heading: Sequence[str], parts: Sequence[Section]) -> None:
@@ -216,7 +221,7 @@ def _rich(heading: Sequence[str], parts: Sequence[Section]) -> None:
             table.add_row(*(Text(render.text(cell) if cell else "", style=_style(cell)) for cell in row))
         console.print(table)
         if part.note:
-            console.print(Text(part.note, style="dim"))
+            console.print(Text("\n".join(_wrapped(part.note)), style="dim"))
 
 
 def _style(cell: str) -> str:

@@ -26,9 +26,7 @@ METRICS = {
     "unrealized_pnl": Metric("Unrealized gain", "money", "Market value less what the holdings cost."),
     "xirr": Metric("XIRR", "share", "Yearly money-weighted return of the account: external flows against equity."),
     "xirr_invested": Metric(
-        "XIRR, invested",
-        "share",
-        "The same of what was put to work: trades, dividends and costs of carry against market value; idle cash left out.",
+        "XIRR, invested", "share", "The same of trades, dividends and costs of carry; idle cash left out."
     ),
     "twr": Metric("TWR", "share", "Time-weighted return: growth with flows taken out."),
     "cagr": Metric("CAGR", "share", "The yearly rate of TWR, 365-day years."),
