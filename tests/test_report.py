@@ -936,6 +936,29 @@ def test_without_rich_the_tables_are_plain(cli: Cli, db: Conn, monkeypatch: pyte
     assert "─" not in plain
 
 
+def test_the_terminal_says_whose_run_from_when_and_fits_it(tx: Conn, capsys: pytest.CaptureFixture[str]) -> None:
+    closes = {
+        f"{year}-{month:02}-28": 100 + (month * 37 + year) % 61 for year in (2022, 2023) for month in range(1, 13)
+    }
+    run = make(tx, closes, 5000, name="wild")
+    tx.execute("update app_user set name = 'Ann' where user_id = %s", [run.user_id])
+    run.place("A", "BUY", 30)
+    tick_all_days(run, closes)
+    terminal.show(report(tx, run.key))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"wild (Ann, user {run.user_id}, run {run.run_id})")
+    spark = next(n for n, line in enumerate(lines) if line.startswith("equity"))
+    assert re.fullmatch(r" {8}2022-01-28 +2023-12-28", lines[spark + 1])
+    assert len(lines[spark + 1]) == len(lines[spark])
+    values = view(run, "report_equity", "equity, logical_time::date", "equity, logical_time")
+    low, high = values[0], next(v for v in values if v[0] == values[-1][0])
+    assert lines[spark + 2].strip() == f"lowest {low[0]:,.2f} on {low[1]}, highest {high[0]:,.2f} on {high[1]}"
+    months = next(n for n, line in enumerate(lines) if line.startswith("Monthly returns"))
+    table = lines[months : months + 7]
+    assert any("2023" in line for line in table)
+    assert max(map(len, table)) <= 80
+
+
 def cli_output(cli: Cli, run: Run) -> str:  # noqa: F811
     from click.testing import CliRunner
 

@@ -19,6 +19,8 @@ from engine_py.report.gather import Number, Period, Report, number, time_of
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 72  # of the sparkline
+_MARGIN = 8  # left of it
+_LINE = 78  # of what must fit a terminal of 80 columns
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Section:
     rows: Sequence[Sequence[str]]
     right: range = range(0)
     note: str = ""
+    gap: int = 2  # blanks between columns
 
 
 def show(r: Report) -> None:
@@ -60,13 +63,29 @@ def _heading(r: Report) -> list[str]:
     span = "has not ticked yet"
     if last:
         span = f"{words.moment(time_of(run['first_logical_time']), daily=True)} to {words.moment(last, daily=True)}"
+    who = run["user_name"].strip()
+    whose = f"{who}, " if who and who != r.name else ""
     lines = [
-        f"{r.name} (user {run['user_id']}, run {run['run_id']}), {run['status'].lower()}",
+        f"{r.name} ({whose}user {run['user_id']}, run {run['run_id']}), {run['status'].lower()}",
         f"{span}, feed {run['feed']}, {words.counted(r.curve.marks, 'mark')}, {run['currency']}",
     ]
     if r.curve.times:
-        lines += ["", f"equity  {sparkline(r.curve.equity)}"]
-    return [render.text(line) if line else "" for line in lines]
+        lines += ["", *_sparkline(r)]
+    return [render.text(line.strip()).rjust(len(line)) if line else "" for line in lines]
+
+
+def _sparkline(r: Report) -> list[str]:
+    """Equity with the dates of its ends, and where it was lowest and highest."""
+    c, bars = r.curve, sparkline(r.curve.equity)
+    known = [(value, time) for value, time in zip(c.equity, c.times, strict=True) if value is not None]
+    lowest, highest = min(known), max(known, key=lambda point: point[0])
+    ends = [words.moment(time, daily=True) for time in (c.times[0], c.times[-1])]
+    extremes = [f"{_money(r, value)} on {words.moment(time, daily=True)}" for value, time in (lowest, highest)]
+    return [
+        f"{'equity':{_MARGIN}}{bars}",
+        " " * _MARGIN + ends[0] + (ends[1].rjust(len(bars) - len(ends[0])) if len(bars) > 21 else f" to {ends[1]}"),
+        " " * _MARGIN + f"lowest {extremes[0]}, highest {extremes[1]}",
+    ]
 
 
 def sections(r: Report) -> Iterator[Section]:
@@ -78,12 +97,7 @@ def sections(r: Report) -> Iterator[Section]:
         yield Section("Where the gain comes from", ["from", "amount"], rows, range(1, 2))
     yield _metrics(r)
     if r.months:
-        by_month = {(p.first.year, p.first.month): p for p in r.months}
-        rows = [
-            [str(y.first.year), *(_cell(by_month.get((y.first.year, m))) for m in range(1, 13)), _cell(y)]
-            for y in r.years
-        ]
-        yield Section("Monthly returns, %", ["", *map(month_name, range(1, 13)), "Year"], rows, range(1, 14))
+        yield _months(r)
     if r.compared:
         yield _comparison(r)
     if r.symbols:
@@ -113,6 +127,25 @@ def sections(r: Report) -> Iterator[Section]:
         [[f"{r.fill_count:,}", f"{r.violation_count:,}", r.digest]],
         range(2),
     )
+
+
+def _months(r: Report) -> Section:
+    """With one decimal where that fits."""
+    by_month = {(p.first.year, p.first.month): p for p in r.months}
+    heads = ["", *map(month_name, range(1, 13)), "Year"]
+    for places in (1, 0):
+        rows = [
+            [
+                str(y.first.year),
+                *(_cell(by_month.get((y.first.year, m)), places) for m in range(1, 13)),
+                _cell(y, places),
+            ]
+            for y in r.years
+        ]
+        widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+        if sum(widths) + len(heads) - 1 <= _LINE:
+            break
+    return Section("Monthly returns, %", heads, rows, range(1, 14), gap=1)
 
 
 def _metrics(r: Report) -> Section:
@@ -173,10 +206,10 @@ def _money(r: Report, value: object) -> str:
     return words.money(number(value), r.run["minor_unit"])
 
 
-def _cell(period: Period | None) -> str:
+def _cell(period: Period | None, places: int) -> str:
     if period is None:
         return ""
-    return words.NONE if period.twr is None else words.fixed(100 * Decimal(period.twr), 1)
+    return words.NONE if period.twr is None else words.fixed(100 * Decimal(period.twr), places)
 
 
 # --- printers ---
@@ -197,7 +230,7 @@ def _plain(heading: Sequence[str], parts: Sequence[Section]) -> None:
                 cell.rjust(width) if n in part.right else cell.ljust(width)
                 for n, (cell, width) in enumerate(zip(line, widths, strict=True))
             ]
-            click.echo(("  " + "  ".join(cells)).rstrip())
+            click.echo(("  " + (" " * part.gap).join(cells)).rstrip())
         for text in _wrapped(part.note):
             click.echo(f"  {text}")
 
@@ -214,7 +247,14 @@ def _rich(heading: Sequence[str], parts: Sequence[Section]) -> None:
     for n, line in enumerate(heading):
         console.print(Text(line, style="bold" if n == 0 else "cyan" if n == 3 else ""))
     for part in parts:
-        table = Table(title=part.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(
+            title=part.title,
+            title_justify="left",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            padding=(0, part.gap - 1),  # and a blank where other boxes have a line
+        )
         for n, head in enumerate(part.heads):
             table.add_column(Text(render.text(head) if head else ""), justify="right" if n in part.right else "left")
         for row in part.rows:
