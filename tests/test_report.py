@@ -639,6 +639,36 @@ def test_tables_and_charts_are_those_of_the_views(tx: Conn) -> None:
     assert sum(t != "" for t in price["SIP instalment"]) == len(view(run, "report_instalment", "1", "trade_id"))
 
 
+def test_labels_stand_on_their_lines_and_dots_on_top(tx: Conn) -> None:
+    source = make_page(tx, busy_run(tx).key)
+    figures = re.findall(r'<figure class="chart".*?</figure>', source)
+    assert len(figures) == 5
+    for figure in figures:
+        labels = {D(y) - 4 for y in re.findall(r'<text x="\d+" y="([\d.]+)"', figure)}
+        lines = {
+            D(y)
+            for part in re.findall(r'<path class="(?:grid|base)" d="(.*?)"', figure)
+            for y in re.findall(r"M0 ([\d.]+)", part)
+        }
+        assert labels == lines
+    (mixed,) = [f for f in figures if "k-equity" in f and "k-buy" in f]
+    assert re.findall(r'<path class="(dot|square|hole) ', mixed)[-1] == "dot"
+
+
+def test_many_fills_are_folded(tx: Conn) -> None:
+    run = busy_run(tx)
+    page = Page(make_page(tx, run.key))
+    assert run.count("paper_trade") < 20
+    assert [a for t, a in page.tags if t == "details"] == [{"open": None}]
+    for _ in range(20):
+        run.place("A", "BUY", 1)
+    run.market.bars("A", {"2024-07-01 16:00": 100})
+    run.tick("2024-07-01 16:00")
+    page = Page(make_page(tx, run.key))
+    assert [a for t, a in page.tags if t == "details"] == [{}]
+    assert len(page.tables["Fills"]) == run.count("paper_trade") + 1
+
+
 def test_its_policy_lets_its_own_style_and_script_in_and_nothing_else(tx: Conn) -> None:
     page = Page(make_page(tx, busy_run(tx).key))
     assert [a["content"] for t, a in page.tags if a.get("http-equiv")] == [policy()]

@@ -156,9 +156,9 @@ def price(p: Price, number: int) -> Chart | None:
         Series("Average cost", "k-cost", _float(costs), _prices(costs), "step"),
     ]
     for kind, name, color, shape in (
-        ("SIP", "SIP instalment", "k-equity", "dot"),
         ("BUY", "Other buy", "k-buy", "square"),
         ("SELL", "Sale", "k-sale", "hole"),
+        ("SIP", "SIP instalment", "k-equity", "dot"),  # last, and so on top of what else was bought that day
     ):
         if counted[kind]:
             series.append(Series(name, color, _float(kinds[kind]), _prices(kinds[kind]), shape))

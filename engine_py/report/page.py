@@ -16,6 +16,8 @@ from engine_py.report import figures, tables, words
 from engine_py.report.chart import Chart
 from engine_py.report.gather import Report, name_of, time_of
 
+FEW = 20  # fills that stand open
+
 
 @cache
 def _file(name: str) -> str:
@@ -242,7 +244,7 @@ def _happened(r: Report) -> str:
     return (
         _section("Fees by kind", _card(tables.fees(r) if r.fees else none))
         + _section("Rejections by reason", _card(tables.rejections(r) if r.rejections else none))
-        + _section(f"Fills ({r.fill_count:,})", _card(tables.fills(r) if r.fills else none, note=note * (left > 0)))
+        + _section(f"Fills ({r.fill_count:,})", _card(_fills(r) if r.fills else none, note=note * (left > 0)))
         + _section(
             "Integrity",
             _card(
@@ -253,6 +255,14 @@ def _happened(r: Report) -> str:
             ),
         )
     )
+
+
+def _fills(r: Report) -> str:
+    """Folded where they are many; paper shows them all the same."""
+    shown = " open" if len(r.fills) <= FEW else ""
+    said = f"{words.counted(len(r.fills), 'row')}, from {words.moment(time_of(r.fills[0]['logical_time']), daily=True)}"
+    said += f" to {words.moment(time_of(r.fills[-1]['logical_time']), daily=True)}"
+    return f"<details{shown}><summary>{escape(said)}</summary>{tables.fills(r)}</details>"
 
 
 def _footer(r: Report) -> str:
