@@ -163,43 +163,6 @@ begin
       from (select x.*, row_number() over (order by x.rule collate "C", x.detail collate "C") as n from run_violations(p_user_id, p_run_id) x) v);
 end $$;
 
--- Where the gain comes from: parts that make up equity less external flows (engine.is_external) to the last digit. Cash in
--- lieu of a fraction is booked as realized; here it stands apart, less what the fraction had cost. OTHER: what is left
--- where the parts are of different times or units have no known cost.
-create function engine.gain_rows(p_user_id bigint, p_run_id bigint) returns table (place int, kind text, amount numeric)
-language plpgsql stable as $$
-declare
-  c engine.curve := engine.read_ends(p_user_id, p_run_id);
-begin
-  return query
-  with known as (
-    select m.metric, (m.measure).value from engine.account_measures(c, engine.total_of(c)) m
-  ), lieu as (
-    select sum(coalesce((e.payload ->> 'cash_in_lieu')::numeric, 0) - coalesce((e.payload ->> 'cost')::numeric, 0)) as amount
-      from event_ledger e where e.user_id = p_user_id and e.run_id = p_run_id and e.event_type = 'SPLIT'
-  ), part as (
-    select 1 as place, 'REALIZED' as kind, k.value - coalesce(f.amount, 0) as amount from known k cross join lieu f where k.metric = 'realized_pnl'
-    union all
-    select 2, 'UNREALIZED', k.value from known k where k.metric = 'unrealized_pnl'
-    union all
-    select 4, 'CASH_IN_LIEU', f.amount from lieu f where f.amount <> 0
-    union all
-    select case l.cause when 'DIVIDEND' then 3 else 5 end, l.cause, sum(l.amount) from cash_ledger l
-     where l.user_id = p_user_id and l.run_id = p_run_id and l.logical_time <= c.upto
-       and not engine.is_external(l.cause) and l.cause not in ('TRADE', 'CASH_IN_LIEU') group by l.cause
-  ), whole as (
-    select e.value - f.value as amount from known e cross join known f where e.metric = 'equity' and f.metric = 'funded'
-  ), row as (
-    select r.place, r.kind, r.amount from part r where r.amount is not null
-    union all
-    select 6, 'OTHER', w.amount - coalesce((select sum(r.amount) from part r), 0) from whole w
-  )
-  select (row_number() over (order by r.place, r.kind collate "C"))::int, r.kind, trim_scale(r.amount)
-    from row r cross join whole w
-   where w.amount is not null and (r.kind <> 'OTHER' or r.amount <> 0)
-   order by 1;
-end $$;
-
 -- The small tables, whole.
 create function engine.report_tables(p_user_id bigint, p_run_id bigint) returns jsonb
 language plpgsql stable as $$
@@ -221,6 +184,30 @@ begin
     'symbols', (select coalesce(jsonb_agg(jsonb_build_object('symbol', s.symbol) || s.metrics order by s.n), '[]')
                   from (select m.symbol, min(m.n) as n, jsonb_object_agg(m.metric, m.value) as metrics
                           from engine.symbol_measures(p_user_id, p_run_id) with ordinality m (symbol, metric, value, n) group by m.symbol) s));
+end $$;
+
+-- Rebalance plans, and each one's weights beside the shares of equity at the last mark: at most p_symbols, the greatest first.
+create function engine.report_rebalances(c engine.curve, p_symbols int) returns jsonb
+language plpgsql stable as $$
+begin
+  return (
+    with held as materialized (
+      select a.symbol, a.share from engine.allocation_rows(c.user_id, c.run_id, array[c.upto]) a where c.upto is not null and a.symbol is not null
+    ), weighed as (
+      select s.plan_id, x.symbol, coalesce(w.weight, 0) as target, coalesce(h.share, 0) as share,
+             row_number() over (partition by s.plan_id order by greatest(w.weight, abs(h.share)) desc, x.symbol collate "C") as n
+        from report_rebalance_summary s
+       cross join lateral (select t.symbol from target_weight t where t.user_id = s.user_id and t.run_id = s.run_id and t.plan_id = s.plan_id
+                           union select h.symbol from held h) x
+        left join target_weight w on w.user_id = s.user_id and w.run_id = s.run_id and w.plan_id = s.plan_id and w.symbol = x.symbol
+        left join held h on h.symbol = x.symbol
+       where s.user_id = c.user_id and s.run_id = c.run_id
+    )
+    select coalesce(jsonb_agg(to_jsonb(s) - '{user_id,run_id}'::text[] || jsonb_build_object('last_time', engine.iso(s.last_time),
+             'others', (select count(*) from weighed w where w.plan_id = s.plan_id and w.n > p_symbols),
+             'weights', (select coalesce(jsonb_agg(jsonb_build_object('symbol', w.symbol, 'target', trim_scale(w.target), 'share', w.share) order by w.n), '[]')
+                           from weighed w where w.plan_id = s.plan_id and w.n <= p_symbols)) order by s.plan_id), '[]')
+      from report_rebalance_summary s where s.user_id = c.user_id and s.run_id = c.run_id);
 end $$;
 
 create function engine.report_periods(c engine.curve) returns jsonb

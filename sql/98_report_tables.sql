@@ -78,6 +78,16 @@ select o.user_id, o.run_id, o.reject_reason as reason, count(*) as orders, count
   from paper_order o where o.reject_reason is not null group by o.user_id, o.run_id, o.reject_reason;
 comment on view report_rejection is 'One row a reason for which orders of a run were rejected, at once or at their fill: how many orders, of how many symbols, and when first and last (null: before the first tick).';
 
+create or replace view report_rebalance_summary with (security_invoker = true) as
+select p.user_id, p.run_id, p.plan_id, p.frequency, p.start_date, p.next_slot as slots,
+       count(*) filter (where e.event_type = 'REBALANCED') as executed, count(*) filter (where e.event_type = 'REBALANCE_MISSED') as missed,
+       max(e.logical_time) filter (where e.event_type = 'REBALANCED') as last_time
+  from rebalance_plan p
+  left join event_ledger e on e.user_id = p.user_id and e.run_id = p.run_id and e.event_type in ('REBALANCED', 'REBALANCE_MISSED')
+                          and split_part(e.event_key, ':', 1) = p.plan_id::text
+ group by p.user_id, p.run_id, p.plan_id, p.frequency, p.start_date, p.next_slot;
+comment on view report_rebalance_summary is 'One row a rebalance plan of a run: how its slots have ended, and when it last traded to its weights (null: never).';
+
 create or replace view report_sip_summary with (security_invoker = true) as
 select s.user_id, s.run_id, s.sip_id, max(s.symbol) as symbol, (array_agg(s.basket) filter (where s.is_plan))[1]::jsonb as basket, max(s.rebalance_plan_id) as rebalance_plan_id,
        max(s.frequency) as frequency, max(s.amount) as instalment, max(s.start_date) as start_date, max(s.next_slot) as slots,

@@ -30,7 +30,7 @@ from tests.test_cli import Cli, cli  # noqa: F401  # a fixture
 VIEWS = (
     *("report_equity", "report_drawdown", "report_monthly_return", "report_yearly_return", "report_holding"),
     *("report_price", "report_allocation", "report_fill", "report_instalment", "report_fee", "report_rejection"),
-    *("report_sip_summary", "report_gain"),
+    *("report_sip_summary", "report_rebalance_summary", "report_gain"),
 )
 BAR = 300_000  # bytes of a page
 
@@ -267,6 +267,26 @@ def test_a_step_up_is_said_in_words(tx: Conn) -> None:
     ]
 
 
+def test_rebalances_show_their_slots_and_how_far_they_are_off(tx: Conn) -> None:
+    market = Market(tx)
+    times = ("2024-01-02 16:00", "2024-04-02 16:00", "2024-04-03 16:00")
+    market.bars("A", dict(zip(times, (10, 10, 20), strict=True)))
+    market.bars("B", dict(zip(times, (10, 10, 10), strict=True)))
+    run = Run(market, 1000)
+    run.rebalance('{"A": 0.5, "B": 0.25}', "MONTHLY", "2024-01-01")
+    assert view(run, "report_rebalance_summary", "slots, executed, missed, last_time", "plan_id") == [(0, 0, 0, None)]
+    assert len(Page(make_page(tx, run.key)).tables["Rebalances"]) == 3
+    for time in times:
+        run.tick(time)
+    found = view(run, "report_rebalance_summary", "slots, executed, missed, last_time", "plan_id")
+    assert found == [(4, 2, 2, run.market.at(times[1]))]
+    cells = [[text for text, _ in row] for row in Page(make_page(tx, run.key)).tables["Rebalances"][1:]]
+    assert cells[0] == ["1", "monthly", "2", "2", "2024-04-02", "A", "50.00 %", "66.67 %", "16.67 %"]
+    assert cells[1][5:] == ["B", "25.00 %", "16.67 %", "−8.33 %"]  # noqa: RUF001
+    (section,) = [s for s in terminal.sections(report(tx, run.key)) if s.title == "Rebalances"]
+    assert [list(row[4:]) for row in section.rows] == [["A", "50.00 %", "66.67 %"], ["B", "25.00 %", "16.67 %"]]
+
+
 def test_shares_are_of_the_equity(tx: Conn) -> None:
     market = Market(tx)
     market.bars("A", {"2024-01-02 16:00": 10, "2024-01-03 16:00": 20})
@@ -482,7 +502,7 @@ def test_a_view_asked_for_one_run_reads_that_run_alone(tx: Conn, name: str) -> N
     )
     scans = re.findall(r"Scan (?:using \w+ )?on (\w+)[^\n]*\n((?:\s+(?!->)[^\n]*\n?)*)", plan + "\n")
     tables = [(table, more) for table, more in scans if not table.startswith(("report_", "drawdowns"))]
-    assert any(t in ("strategy_run", "trade_fee", "paper_order", "sip_plan") for t, _ in tables), plan
+    assert any(t in ("strategy_run", "trade_fee", "paper_order", "sip_plan", "rebalance_plan") for t, _ in tables), plan
     for table, more in tables:
         assert "user_id" in more, (table, plan)
         assert "run_id" in more, (table, plan)
@@ -494,6 +514,7 @@ def test_a_person_sees_the_own_rows_in_every_view(db: Conn, connect: Callable[..
     mine, other = (make(db, closes, 1000, symbol="A", fee_schedule="US_PER_SHARE") for _ in range(2))
     for run in (mine, other):
         run.sip("A", 200, "MONTHLY", "2024-01-02")
+        run.rebalance('{"A": 0.1}', "MONTHLY", "2030-01-01")
         run.place("A", "BUY", 1_000_000)
         tick_all_days(run, closes)
     role = f"{db.info.dbname}_reader"

@@ -132,6 +132,7 @@ class Report:
     fees: list[Json]
     rejections: list[Json]
     sips: list[Json]
+    rebalances: list[Json]
     symbols: list[Json]
     violations: list[Json]
     violation_count: int
@@ -191,6 +192,7 @@ def read(row: Json) -> Report:
         fees=d["fees"],
         rejections=d["rejections"],
         sips=d["sips"],
+        rebalances=d["rebalances"],
         symbols=d["symbols"],
         violations=d["violations"]["rows"],
         violation_count=d["violations"]["count"],
@@ -211,6 +213,7 @@ _COUNTS = {
         "rebalance_plan_id",
         "bars",
         "step_up_every",
+        "plan_id",
     ),
 }
 

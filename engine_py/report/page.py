@@ -16,6 +16,7 @@ from engine_py.report import figures, tables, words
 from engine_py.report.chart import Chart
 from engine_py.report.gather import Report, name_of, time_of
 
+WEIGHTS = "Shares of equity: as the plan wants them, and at the last mark. What is left of 100 % is cash."
 FEW = 20  # fills that stand open
 
 
@@ -214,6 +215,7 @@ def _holdings(r: Report, charts: dict[str, Chart]) -> str:
             "Prices and purchases", f'<div class="pair">{_drawn(charts, *prices)}</div>' * bool(prices), _note(note)
         )
         + _section("SIPs", sips)
+        + _section("Rebalances", _card(tables.rebalances(r), note=WEIGHTS) if r.rebalances else "")
     )
 
 

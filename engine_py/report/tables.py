@@ -264,6 +264,30 @@ def sips(r: Report) -> str:
     return table(heads, rows, right={*range(3, len(heads))} - ({4} if steps_up else set()), label="SIPs")
 
 
+def rebalances(r: Report) -> str:
+    """A row a symbol of each plan, the plan's own figures in its first."""
+    rows = []
+    for plan in r.rebalances:
+        heads = [
+            said(plan["plan_id"]),
+            said(plan["frequency"].lower()),
+            Cell(f"{plan['executed']:,}", True),
+            Cell(f"{plan['missed']:,}", True),
+            said(words.moment(time_of(plan["last_time"]), daily=True)),
+        ]
+        for n, weight in enumerate(plan["weights"] or [None]):
+            cells = [said(words.NONE), *[Cell("", True)] * 3]
+            if weight:
+                target, share = (Decimal(weight[key]) for key in ("target", "share"))
+                shown = [counted(100 * value, words.percent(value)) for value in (target, share, share - target)]
+                cells = [said(weight["symbol"]), *shown]
+            rows.append([*(heads if n == 0 else [Cell("")] * 5), *cells])
+        if plan["others"]:
+            rows.append([*[Cell("")] * 5, said(f"{plan['others']:,} others"), *[Cell("", True)] * 3])
+    heads_ = ["Plan", "Every", "Executed", "Missed", "Last", "Symbol", "Target", "Now", "Off by"]
+    return table(heads_, rows, right=(2, 3, 6, 7, 8), label="Rebalances")
+
+
 def violations(r: Report) -> str:
     rows = [[said(v["rule"]), said(v["detail"])] for v in r.violations]
     return table(["Rule", "Detail"], rows, label="Violations")

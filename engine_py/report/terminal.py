@@ -104,6 +104,8 @@ def sections(r: Report) -> Iterator[Section]:
         yield _symbols(r)
     if r.sips:
         yield _sips(r)
+    if r.rebalances:
+        yield _rebalances(r)
     if r.drawdowns:
         rows = [
             [
@@ -200,6 +202,19 @@ def _sips(r: Report) -> Section:
         if (step := words.step_up(s))
     ]
     return Section("SIPs", heads, rows, range(2, 8), "\n".join(steps))
+
+
+def _rebalances(r: Report) -> Section:
+    rows = []
+    for plan in r.rebalances:
+        slots = [str(plan["plan_id"]), plan["frequency"].lower(), f"{plan['executed']:,}", f"{plan['missed']:,}"]
+        for n, w in enumerate(plan["weights"]):
+            shares = [words.percent(number(w[key])) for key in ("target", "share")]
+            rows.append([*(slots if n == 0 else [""] * 4), w["symbol"], *shares])
+        if plan["others"] or not plan["weights"]:
+            rows.append([*([""] * 4 if plan["weights"] else slots), f"{plan['others']:,} others", "", ""])
+    heads = ["plan", "every", "executed", "missed", "symbol", "target", "now"]
+    return Section("Rebalances", heads, rows, range(2, 7), "shares of equity; now: at the last mark")
 
 
 def _money(r: Report, value: object) -> str:
