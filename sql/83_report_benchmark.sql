@@ -2,6 +2,10 @@
 set local search_path = public, pg_temp;
 set local plpgsql.extra_errors = 'shadowed_variables';
 
+create function engine.first_bar(p_feed text, p_symbol text) returns timestamptz
+language sql stable
+return (select p.logical_time from price_bar p where p.feed = p_feed and p.symbol = p_symbol order by p.logical_time limit 1);
+
 -- Each flow buys at the close of the mark that counts it, in fractions and without fees; one that comes before the
 -- symbol's first bar waits as cash. Splits multiply the units; a dividend buys more of them at the close of its ex-date.
 -- Money taken out sells. Marked by the marking statement itself, at the run's own times.
@@ -11,7 +15,7 @@ language plpgsql stable as $$
 declare
   b engine.context;
   v record;
-  v_first timestamptz := (select p.logical_time from price_bar p where p.feed = c.feed and p.symbol = p_symbol order by p.logical_time limit 1);
+  v_first timestamptz := engine.first_bar(c.feed, p_symbol);
   v_close numeric;
   v_done int := 0;
   v_before int;

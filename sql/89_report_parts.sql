@@ -168,17 +168,46 @@ create function engine.report_tables(p_user_id bigint, p_run_id bigint) returns 
 language plpgsql stable as $$
 begin
   return jsonb_build_object(
+    'gain', (select coalesce(jsonb_agg(jsonb_build_object('kind', g.kind, 'amount', g.amount) order by g.place), '[]') from engine.gain_rows(p_user_id, p_run_id) g),
     'fees', (select coalesce(jsonb_agg(to_jsonb(f) - '{user_id,run_id}'::text[] order by f.kind collate "C"), '[]')
                from report_fee f where f.user_id = p_user_id and f.run_id = p_run_id),
     'rejections', (select coalesce(jsonb_agg(to_jsonb(x) - '{user_id,run_id}'::text[] || jsonb_build_object(
                             'first_time', engine.iso(x.first_time), 'last_time', engine.iso(x.last_time)) order by x.orders desc, x.reason collate "C"), '[]')
                      from report_rejection x where x.user_id = p_user_id and x.run_id = p_run_id),
     'sips', (select coalesce(jsonb_agg(to_jsonb(s) - '{user_id,run_id}'::text[] || jsonb_build_object(
-                      'first_time', engine.iso(s.first_time), 'last_time', engine.iso(s.last_time)) order by s.sip_id), '[]')
-               from report_sip_summary s where s.user_id = p_user_id and s.run_id = p_run_id),
+                      'first_time', engine.iso(s.first_time), 'last_time', engine.iso(s.last_time),
+                      'current_amount', engine.sip_amount(p, greatest(p.next_slot - 1, p.base_slot), engine.minor_unit(r.currency))) order by s.sip_id), '[]')
+               from report_sip_summary s
+               join sip_plan p on p.user_id = s.user_id and p.run_id = s.run_id and p.sip_id = s.sip_id
+               join strategy_run r on r.user_id = s.user_id and r.run_id = s.run_id
+              where s.user_id = p_user_id and s.run_id = p_run_id),
     'symbols', (select coalesce(jsonb_agg(jsonb_build_object('symbol', s.symbol) || s.metrics order by s.n), '[]')
                   from (select m.symbol, min(m.n) as n, jsonb_object_agg(m.metric, m.value) as metrics
                           from engine.symbol_measures(p_user_id, p_run_id) with ordinality m (symbol, metric, value, n) group by m.symbol) s));
+end $$;
+
+-- Rebalance plans, and each one's weights beside the shares of equity at the last mark: at most p_symbols, the greatest first.
+create function engine.report_rebalances(c engine.curve, p_symbols int) returns jsonb
+language plpgsql stable as $$
+begin
+  return (
+    with held as materialized (
+      select a.symbol, a.share from engine.allocation_rows(c.user_id, c.run_id, array[c.upto]) a where c.upto is not null and a.symbol is not null
+    ), weighed as (
+      select s.plan_id, x.symbol, coalesce(w.weight, 0) as target, coalesce(h.share, 0) as share,
+             row_number() over (partition by s.plan_id order by greatest(w.weight, abs(h.share)) desc, x.symbol collate "C") as n
+        from report_rebalance_summary s
+       cross join lateral (select t.symbol from target_weight t where t.user_id = s.user_id and t.run_id = s.run_id and t.plan_id = s.plan_id
+                           union select h.symbol from held h) x
+        left join target_weight w on w.user_id = s.user_id and w.run_id = s.run_id and w.plan_id = s.plan_id and w.symbol = x.symbol
+        left join held h on h.symbol = x.symbol
+       where s.user_id = c.user_id and s.run_id = c.run_id
+    )
+    select coalesce(jsonb_agg(to_jsonb(s) - '{user_id,run_id}'::text[] || jsonb_build_object('last_time', engine.iso(s.last_time),
+             'others', (select count(*) from weighed w where w.plan_id = s.plan_id and w.n > p_symbols),
+             'weights', (select coalesce(jsonb_agg(jsonb_build_object('symbol', w.symbol, 'target', trim_scale(w.target), 'share', w.share) order by w.n), '[]')
+                           from weighed w where w.plan_id = s.plan_id and w.n <= p_symbols)) order by s.plan_id), '[]')
+      from report_rebalance_summary s where s.user_id = c.user_id and s.run_id = c.run_id);
 end $$;
 
 create function engine.report_periods(c engine.curve) returns jsonb

@@ -40,6 +40,20 @@ begin
 end $$;
 comment on function report_instalment is 'report_instalment(user, run): the rows of the view report_instalment for one run.';
 
+create or replace function report_gain(p_user_id bigint, p_run_id bigint) returns table (place int, kind text, amount numeric)
+language plpgsql stable security definer set search_path = public, pg_temp set enable_nestloop = off set plan_cache_mode = force_custom_plan set jit = off as $$
+begin
+  perform from public.strategy_run where false;
+  perform engine.require_readable(p_user_id, p_run_id), engine.require_run(p_user_id, p_run_id);
+  return query select g.* from engine.gain_rows(p_user_id, p_run_id) g;
+end $$;
+comment on function report_gain is 'report_gain(user, run): the rows of the view report_gain for one run.';
+
+create or replace view report_gain with (security_invoker = true) as
+select r.user_id, r.run_id, g.place, g.kind, g.amount
+  from strategy_run r cross join lateral report_gain(r.user_id, r.run_id) g;
+comment on view report_gain is 'One row a part of what a run has gained by its last mark; together they are equity - funded of performance, to the last digit. kind: REALIZED by trades, UNREALIZED, CASH_IN_LIEU of fractions after splits, less what these had cost (with REALIZED it is realized_pnl of performance), then each cause of cash that is neither external nor a trade (DIVIDEND, BORROW_FEE, MARGIN_INTEREST), and OTHER: the rest, where units have no known cost or trades are younger than the last mark. Parts that are nothing by their nature are left out; amount in the run''s currency.';
+
 create or replace view report_fill with (security_invoker = true) as
 select r.user_id, r.run_id, f.trade_id, f.logical_time, f.symbol, f.side, f.order_id, f.order_type, f.source, f.quantity, f.price, f.value, f.fees, f.cash
   from strategy_run r cross join lateral report_fill(r.user_id, r.run_id) f;
@@ -64,21 +78,32 @@ select o.user_id, o.run_id, o.reject_reason as reason, count(*) as orders, count
   from paper_order o where o.reject_reason is not null group by o.user_id, o.run_id, o.reject_reason;
 comment on view report_rejection is 'One row a reason for which orders of a run were rejected, at once or at their fill: how many orders, of how many symbols, and when first and last (null: before the first tick).';
 
+create or replace view report_rebalance_summary with (security_invoker = true) as
+select p.user_id, p.run_id, p.plan_id, p.frequency, p.start_date, p.next_slot as slots,
+       count(*) filter (where e.event_type = 'REBALANCED') as executed, count(*) filter (where e.event_type = 'REBALANCE_MISSED') as missed,
+       max(e.logical_time) filter (where e.event_type = 'REBALANCED') as last_time
+  from rebalance_plan p
+  left join event_ledger e on e.user_id = p.user_id and e.run_id = p.run_id and e.event_type in ('REBALANCED', 'REBALANCE_MISSED')
+                          and split_part(e.event_key, ':', 1) = p.plan_id::text
+ group by p.user_id, p.run_id, p.plan_id, p.frequency, p.start_date, p.next_slot;
+comment on view report_rebalance_summary is 'One row a rebalance plan of a run: how its slots have ended, and when it last traded to its weights (null: never).';
+
 create or replace view report_sip_summary with (security_invoker = true) as
 select s.user_id, s.run_id, s.sip_id, max(s.symbol) as symbol, (array_agg(s.basket) filter (where s.is_plan))[1]::jsonb as basket, max(s.rebalance_plan_id) as rebalance_plan_id,
        max(s.frequency) as frequency, max(s.amount) as instalment, max(s.start_date) as start_date, max(s.next_slot) as slots,
        count(*) filter (where s.event_type = 'SIP_EXECUTED') as executed, count(*) filter (where s.event_type = 'SIP_SKIPPED_FUNDS') as skipped_funds,
        count(*) filter (where s.event_type in ('SIP_SKIPPED_HOLIDAY', 'SIP_SKIPPED_PAUSED', 'SIP_SKIPPED_BELOW_UNIT')) as skipped_other,
        count(*) filter (where s.event_type = 'SIP_MISSED') as missed, coalesce(sum(s.paid), 0) as paid, count(s.paid) as purchases,
-       min(s.logical_time) as first_time, max(s.logical_time) as last_time
+       min(s.logical_time) as first_time, max(s.logical_time) as last_time,
+       max(s.step_up_percent) as step_up_percent, max(s.step_up_amount) as step_up_amount, max(s.step_up_every) as step_up_every
   from (select p.user_id, p.run_id, p.sip_id, true as is_plan, p.symbol, p.basket::jsonb, p.rebalance_plan_id, p.frequency, p.amount, p.start_date, p.next_slot,
-               null as event_type, null::numeric as paid, null::timestamptz as logical_time
+               null as event_type, null::numeric as paid, null::timestamptz as logical_time, p.step_up_percent, p.step_up_amount, p.step_up_every
           from sip_plan p
         union all
-        select e.user_id, e.run_id, split_part(e.event_key, ':', 1)::bigint, false, null, null, null, null, null, null, null, e.event_type, null, null
+        select e.user_id, e.run_id, split_part(e.event_key, ':', 1)::bigint, false, null, null, null, null, null, null, null, e.event_type, null, null, null, null, null
           from event_ledger e where e.event_type like 'SIP\_%' and e.event_key ~ '^[0-9]{1,18}:'
         union all
-        select i.user_id, i.run_id, i.sip_id, false, null, null, null, null, null, null, null, null, i.amount, i.logical_time from report_instalment i) s
+        select i.user_id, i.run_id, i.sip_id, false, null, null, null, null, null, null, null, null, i.amount, i.logical_time, null, null, null from report_instalment i) s
  group by s.user_id, s.run_id, s.sip_id
 having bool_or(s.is_plan);
-comment on view report_sip_summary is 'One row a SIP of a run: what it buys (symbol, basket, or what a rebalance plan lacks), the amount of a slot now, and how its slots have ended; paid: what its purchases cost so far, fees included, in the run''s currency.';
+comment on view report_sip_summary is 'One row a SIP of a run: what it buys (symbol, basket, or what a rebalance plan lacks), the amount of a slot before its step-ups, these, and how its slots have ended; paid: what its purchases cost so far, fees included, in the run''s currency.';

@@ -17,6 +17,7 @@ begin
                       group by t.symbol order by sum(t.quantity * t.price) desc, t.symbol collate "C");
   p_benchmark := coalesce(p_benchmark, case when cardinality(v_symbols) = 1 then v_symbols[1] end);
   return jsonb_build_object('run', engine.report_run(p_user_id, p_run_id), 'digest', engine.run_digest(p_user_id, p_run_id), 'benchmark', p_benchmark,
+      'benchmark_since', (select engine.iso(b.at) from engine.first_bar(c.feed, p_benchmark) b (at) where b.at > c.since),
       'violations', engine.report_violations(p_user_id, p_run_id, 20))
     || engine.report_measures(p_user_id, p_run_id)
     || jsonb_build_object(
@@ -25,10 +26,11 @@ begin
       'traded', coalesce(cardinality(v_symbols), 0),
       'prices', (select coalesce(jsonb_agg(engine.report_symbol(p_user_id, p_run_id, s.symbol, greatest(p_points / greatest(least(cardinality(v_symbols), 4), 1), 2), 500) order by s.n), '[]')
                    from unnest(v_symbols[:12]) with ordinality s (symbol, n)),
+      'rebalances', engine.report_rebalances(c, 20),
       'fills', engine.report_fills(p_user_id, p_run_id, 50, 150))
     || engine.report_periods(c) || engine.report_tables(p_user_id, p_run_id);
 end $$;
-comment on function run_report is 'run_report(user, run, benchmark, points) → all that the page of papertick report shows, as one JSON object and of one moment: run, performance and reasons, curve (with the benchmark''s value, by default of the one symbol that the run trades), months, years, drawdowns (the ten deepest), allocation, prices with trades of at most twelve symbols, fills (the first 50 and the last 150 of many), fees, rejections, sips, symbols, violations, digest. Series keep the lowest and the highest of each of so many equal parts. Numbers are as in the views report_*. TE101, TE201, TE202, TE204.';
+comment on function run_report is 'run_report(user, run, benchmark, points) → all that the page of papertick report shows, as one JSON object and of one moment: run, performance and reasons, curve (with the benchmark''s value, by default of the one symbol that the run trades; benchmark_since: from when that has a price, null = as long as the run), months, years, drawdowns (the ten deepest), allocation, prices with trades of at most twelve symbols, fills (the first 50 and the last 150 of many), gain (by where it comes from), fees, rejections, sips, rebalances (with target and share at the last mark of at most 20 symbols each), symbols, violations, digest. Series keep the lowest and the highest of each of so many equal parts. Numbers are as in the views report_*. TE101, TE201, TE202, TE204.';
 
 create or replace function run_comparison(p_user_ids bigint[], p_run_ids bigint[], p_points int default 200) returns jsonb
 language plpgsql stable security definer set search_path = public, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$

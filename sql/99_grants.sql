@@ -14,9 +14,9 @@ declare
   c_private constant text[] := array['api_key', 'api_answer', 'user_login', 'acting'];
   c_readers constant text[] := array['equity_at', 'equity_between', 'run_digest', 'replay_diff', 'performance', 'performance_reasons',
     'performance_by_symbol', 'drawdowns', 'sip_schedule', 'rebalance_schedule', 'explain_order', 'run_stream', 'run_violations', 'all_violations', 'feed_status',
-    'report_equity', 'report_growth', 'report_holding', 'report_price', 'report_allocation', 'report_benchmark', 'report_fill', 'report_instalment', 'run_report', 'run_comparison', 'export_rows', 'leaderboard', 'feed_digest'];
+    'report_equity', 'report_growth', 'report_holding', 'report_price', 'report_allocation', 'report_benchmark', 'report_fill', 'report_instalment', 'report_gain', 'run_report', 'run_comparison', 'export_rows', 'leaderboard', 'feed_digest'];
   c_views constant text[] := array['violations', 'report_equity', 'report_drawdown', 'report_monthly_return', 'report_yearly_return', 'report_holding', 'report_price',
-    'report_allocation', 'report_fill', 'report_instalment', 'report_fee', 'report_rejection', 'report_sip_summary'];
+    'report_allocation', 'report_fill', 'report_instalment', 'report_gain', 'report_fee', 'report_rejection', 'report_sip_summary', 'report_rebalance_summary'];
   c_users constant text[] := array['start_run', 'stop_run', 'fail_run', 'delete_run', 'fork_run', 'import_run', 'place_order', 'place_oco', 'replace_order', 'cancel_order', 'preview_order',
     'create_sip', 'change_sip', 'pause_sip', 'resume_sip', 'preview_sip', 'end_sip', 'create_rebalance', 'end_rebalance', 'set_risk_limit', 'forbid_symbol', 'tick', 'replay', 'replay_part',
     'match_orders', 'try_execute_sip', 'try_rebalance', 'log_mtm', 'record_equity', 'list_keys', 'revoke_key'];

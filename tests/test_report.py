@@ -23,14 +23,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from report_pages import Page, make_page, report
 
-from engine_py.report import axis, words
+from engine_py.report import axis, terminal, words
 from engine_py.report.page import policy
 from tests.test_cli import Cli, cli  # noqa: F401  # a fixture
 
 VIEWS = (
     *("report_equity", "report_drawdown", "report_monthly_return", "report_yearly_return", "report_holding"),
     *("report_price", "report_allocation", "report_fill", "report_instalment", "report_fee", "report_rejection"),
-    "report_sip_summary",
+    *("report_sip_summary", "report_rebalance_summary", "report_gain"),
 )
 BAR = 300_000  # bytes of a page
 
@@ -241,6 +241,52 @@ def test_baskets_and_skipped_slots_are_counted(tx: Conn) -> None:
     ]
 
 
+def test_a_step_up_is_said_in_words(tx: Conn) -> None:
+    dates = [f"2024-{month:02}-01" for month in range(1, 9)]
+    run = make(tx, dict.fromkeys(dates, 10))
+    for step in (
+        {"step_up_percent": 10, "step_up_every": 3},
+        {"step_up_amount": "2.5", "step_up_every": 1},
+        {},
+    ):
+        run.sip("A", 100, "MONTHLY", "2024-01-01", **step)
+    tick_all_days(run, dict.fromkeys(dates))
+    page = Page(make_page(tx, run.key))
+    assert [[cell[0] for cell in row[3:6]] for row in page.tables["SIPs"]] == [
+        ["Instalment", "Step-up", "Now"],
+        ["100.00", "+10 % every 3 slots", "121.00"],
+        ["100.00", "+2.5 every slot", "117.50"],
+        ["100.00", words.NONE, "100.00"],
+    ]
+    last = rows(tx, "select amount from report_instalment where user_id = %s and run_id = %s and slot = 7", *run.key)
+    assert sorted(last) == [(100,), (D("117.5"),), (121,)]
+    (section,) = [s for s in terminal.sections(report(tx, run.key)) if s.title == "SIPs"]
+    assert section.note.splitlines() == [
+        "SIP 1: 100.00 at first, +10 % every 3 slots, now 121.00",
+        "SIP 2: 100.00 at first, +2.5 every slot, now 117.50",
+    ]
+
+
+def test_rebalances_show_their_slots_and_how_far_they_are_off(tx: Conn) -> None:
+    market = Market(tx)
+    times = ("2024-01-02 16:00", "2024-04-02 16:00", "2024-04-03 16:00")
+    market.bars("A", dict(zip(times, (10, 10, 20), strict=True)))
+    market.bars("B", dict(zip(times, (10, 10, 10), strict=True)))
+    run = Run(market, 1000)
+    run.rebalance('{"A": 0.5, "B": 0.25}', "MONTHLY", "2024-01-01")
+    assert view(run, "report_rebalance_summary", "slots, executed, missed, last_time", "plan_id") == [(0, 0, 0, None)]
+    assert len(Page(make_page(tx, run.key)).tables["Rebalances"]) == 3
+    for time in times:
+        run.tick(time)
+    found = view(run, "report_rebalance_summary", "slots, executed, missed, last_time", "plan_id")
+    assert found == [(4, 2, 2, run.market.at(times[1]))]
+    cells = [[text for text, _ in row] for row in Page(make_page(tx, run.key)).tables["Rebalances"][1:]]
+    assert cells[0] == ["1", "monthly", "2", "2", "2024-04-02", "A", "50.00 %", "66.67 %", "16.67 %"]
+    assert cells[1][5:] == ["B", "25.00 %", "16.67 %", "−8.33 %"]  # noqa: RUF001
+    (section,) = [s for s in terminal.sections(report(tx, run.key)) if s.title == "Rebalances"]
+    assert [list(row[4:]) for row in section.rows] == [["A", "50.00 %", "66.67 %"], ["B", "25.00 %", "16.67 %"]]
+
+
 def test_shares_are_of_the_equity(tx: Conn) -> None:
     market = Market(tx)
     market.bars("A", {"2024-01-02 16:00": 10, "2024-01-03 16:00": 20})
@@ -290,6 +336,79 @@ def test_costs_are_all_there(tx: Conn) -> None:
     assert all(f[4] == (f[2] - f[3] if f[0] == "SELL" else -f[2] - f[3]) for f in fills)
 
 
+def gain_of_all(tx: Conn) -> Run:
+    """Dividends on a long and on a short, a fraction after a split, a loan, a deposit, money taken out."""
+    dates = [f"2024-01-{day:02}" for day in range(2, 20)]
+    terms = {"initial_margin": "0.5", "maintenance_margin": "0.1", "margin_rate": "0.07", "borrow_rate": "0.11"}
+    run = make(tx, {d: D("31.37") + n for n, d in enumerate(dates)}, 1000, fee_schedule="US_PER_SHARE", **terms)
+    run.market.bars("B", {f"{d} 16:00": D("20.19") - D("0.31") * n for n, d in enumerate(dates)})
+    tx.execute("update instrument set quantity_step = 1 where symbol = 'A'")
+    tx.execute(
+        "insert into corporate_action (symbol, ex_date, action_type, ratio_numerator, ratio_denominator, amount, pay_date) values"
+        " ('A', '2024-01-09', 'SPLIT', 3, 2, null, null), ('A', '2024-01-11', 'DIVIDEND', null, null, 0.37, '2024-01-12'),"
+        " ('B', '2024-01-10', 'DIVIDEND', null, null, 0.11, '2024-01-12')"
+    )
+    run.tick(f"{dates[0]} 16:00")
+    run.place("A", "BUY", 41)
+    run.place("B", "SELL", 9)
+    for n, day in enumerate(dates[1:]):
+        if n in (4, 9):
+            deposit(run, run.market.at(f"{day} 12:00"), 250 if n == 4 else -70, "OUTSIDE")
+        if n == 12:
+            run.place("A", "SELL", 40)
+        run.tick(f"{day} 16:00")
+    return run
+
+
+def test_where_the_gain_comes_from_adds_up(tx: Conn) -> None:
+    run = gain_of_all(tx)
+    found = dict(view(run, "report_gain", "kind, amount", "place"))
+    kinds = ["REALIZED", "UNREALIZED", "DIVIDEND", "CASH_IN_LIEU", "BORROW_FEE", "MARGIN_INTEREST"]
+    assert list(found) == kinds
+    assert all(found.values())
+    gain = metric(run, "equity") - metric(run, "funded")
+    assert sum(found.values()) == gain
+    assert found["UNREALIZED"] == metric(run, "unrealized_pnl")
+    assert found["REALIZED"] + found["CASH_IN_LIEU"] == metric(run, "realized_pnl") != found["REALIZED"]
+    for cause in ("DIVIDEND", "BORROW_FEE", "MARGIN_INTEREST"):
+        query = "select sum(amount) from cash_ledger where user_id = %s and run_id = %s and cause = %s"
+        assert found[cause] == val(tx, query, *run.key, cause)
+    page = Page(make_page(tx, run.key))
+    table = {row[0][0]: row[1][0] for row in page.tables["Where the gain comes from"][1:]}
+    assert table.pop("Gain") == rounded(gain, 2) == page.tiles["Gain"][0]
+    assert table == {words.gain(kind)[0]: rounded(amount, 2) for kind, amount in found.items()}
+    assert report(tx, run.key).gain == [{"kind": kind, "amount": amount} for kind, amount in found.items()]
+
+
+def test_a_gain_still_adds_up_where_trades_are_younger_than_the_last_mark(tx: Conn) -> None:
+    closes = {"2024-01-02": 100, "2024-01-03": 110, "2024-01-04": 120}
+    run = make(tx, closes, 1000)
+    assert view(run, "report_gain", "kind", "place") == []
+    run.place("A", "BUY", 4)
+    tick_all_days(run, dict(list(closes.items())[:2]))
+    run.place("A", "SELL", 1)
+    run.call("match_orders", logical_time=run.market.at("2024-01-04 16:00"))
+    assert view(run, "report_gain", "kind, amount", "place") == [("REALIZED", 20), ("OTHER", 20)]
+    assert metric(run, "equity") - metric(run, "funded") == 40
+
+
+@pytest.mark.parametrize("has_dividend", [False, True])
+def test_dividends_are_what_the_two_rates_of_one_symbol_differ_by(tx: Conn, has_dividend: bool) -> None:
+    closes = {f"2024-{month:02}-01": 100 + month for month in range(1, 9)}
+    run = make(tx, closes, fee_schedule="US_PER_SHARE")
+    if has_dividend:
+        tx.execute(
+            "insert into corporate_action (symbol, ex_date, action_type, amount, pay_date)"
+            " values ('A', '2024-03-01', 'DIVIDEND', 3, '2024-03-05')"
+        )
+    run.sip("A", 500, "MONTHLY", "2024-01-01")
+    tick_all_days(run, closes)
+    rate = val(tx, "select value from performance_by_symbol(%s, %s) where symbol = 'A' and metric = 'xirr'", *run.key)
+    assert (metric(run, "xirr_invested") > rate) == has_dividend
+    assert (metric(run, "xirr_invested") == rate) != has_dividend
+    assert words.SYMBOL_XIRR in Page(make_page(tx, run.key)).text
+
+
 # --- benchmark ---
 
 
@@ -331,6 +450,14 @@ def test_money_waits_for_the_benchmarks_first_bar(tx: Conn) -> None:
     run.market.instrument("NEVER")
     tick_all_days(run, closes)
     assert benchmark(run, "LATE") == [(0, 1000), (125, 1000), (125, 1250)]
+    found = report(tx, run.key, benchmark="LATE")
+    assert found.benchmark_since == at("2024-01-03 16:00")
+    page = Page(make_page(tx, run.key, benchmark="LATE"))
+    assert "LATE has a price from 2024-01-03 on" in page.text
+    assert "LATE, bought and held from 2024-01-03" in [s["n"] for s in page.data["equity"]["s"]]
+    (section,) = [s for s in terminal.sections(found) if s.title == "Performance"]
+    assert "a price from 2024-01-03 on, cash before" in section.rows[-1][2]
+    assert report(tx, run.key, benchmark="A").benchmark_since is None
     with refused(tx, "TE202"):
         benchmark(run, "NEVER")
     with refused(tx, "TE201"):
@@ -375,7 +502,7 @@ def test_a_view_asked_for_one_run_reads_that_run_alone(tx: Conn, name: str) -> N
     )
     scans = re.findall(r"Scan (?:using \w+ )?on (\w+)[^\n]*\n((?:\s+(?!->)[^\n]*\n?)*)", plan + "\n")
     tables = [(table, more) for table, more in scans if not table.startswith(("report_", "drawdowns"))]
-    assert any(t in ("strategy_run", "trade_fee", "paper_order", "sip_plan") for t, _ in tables), plan
+    assert any(t in ("strategy_run", "trade_fee", "paper_order", "sip_plan", "rebalance_plan") for t, _ in tables), plan
     for table, more in tables:
         assert "user_id" in more, (table, plan)
         assert "run_id" in more, (table, plan)
@@ -387,6 +514,7 @@ def test_a_person_sees_the_own_rows_in_every_view(db: Conn, connect: Callable[..
     mine, other = (make(db, closes, 1000, symbol="A", fee_schedule="US_PER_SHARE") for _ in range(2))
     for run in (mine, other):
         run.sip("A", 200, "MONTHLY", "2024-01-02")
+        run.rebalance('{"A": 0.1}', "MONTHLY", "2030-01-01")
         run.place("A", "BUY", 1_000_000)
         tick_all_days(run, closes)
     role = f"{db.info.dbname}_reader"
@@ -530,6 +658,36 @@ def test_tables_and_charts_are_those_of_the_views(tx: Conn) -> None:
     prices = [page.points(key)[1] for key in ("price-1", "price-2")]
     (price,) = [p for p in prices if "SIP instalment" in p]
     assert sum(t != "" for t in price["SIP instalment"]) == len(view(run, "report_instalment", "1", "trade_id"))
+
+
+def test_labels_stand_on_their_lines_and_dots_on_top(tx: Conn) -> None:
+    source = make_page(tx, busy_run(tx).key)
+    figures = re.findall(r'<figure class="chart".*?</figure>', source)
+    assert len(figures) == 5
+    for figure in figures:
+        labels = {D(y) - 4 for y in re.findall(r'<text x="\d+" y="([\d.]+)"', figure)}
+        lines = {
+            D(y)
+            for part in re.findall(r'<path class="(?:grid|base)" d="(.*?)"', figure)
+            for y in re.findall(r"M0 ([\d.]+)", part)
+        }
+        assert labels == lines
+    (mixed,) = [f for f in figures if "k-equity" in f and "k-buy" in f]
+    assert re.findall(r'<path class="(dot|square|hole) ', mixed)[-1] == "dot"
+
+
+def test_many_fills_are_folded(tx: Conn) -> None:
+    run = busy_run(tx)
+    page = Page(make_page(tx, run.key))
+    assert run.count("paper_trade") < 20
+    assert [a for t, a in page.tags if t == "details"] == [{"open": None}]
+    for _ in range(20):
+        run.place("A", "BUY", 1)
+    run.market.bars("A", {"2024-07-01 16:00": 100})
+    run.tick("2024-07-01 16:00")
+    page = Page(make_page(tx, run.key))
+    assert [a for t, a in page.tags if t == "details"] == [{}]
+    assert len(page.tables["Fills"]) == run.count("paper_trade") + 1
 
 
 def test_its_policy_lets_its_own_style_and_script_in_and_nothing_else(tx: Conn) -> None:
@@ -820,8 +978,6 @@ def test_what_cannot_be_reported_is_refused(cli: Cli, db: Conn, tmp_path: Path) 
 
 
 def test_without_rich_the_tables_are_plain(cli: Cli, db: Conn, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    from engine_py.report import terminal
-
     run = small_run(db)
     rich = cli("report", run.run_id).stdout
     monkeypatch.setattr(terminal, "find_spec", lambda name: None)
@@ -829,6 +985,29 @@ def test_without_rich_the_tables_are_plain(cli: Cli, db: Conn, monkeypatch: pyte
     numbers = set(re.findall(r"[\d.,]*\d", rich))
     assert numbers == set(re.findall(r"[\d.,]*\d", plain))
     assert "─" not in plain
+
+
+def test_the_terminal_says_whose_run_from_when_and_fits_it(tx: Conn, capsys: pytest.CaptureFixture[str]) -> None:
+    closes = {
+        f"{year}-{month:02}-28": 100 + (month * 37 + year) % 61 for year in (2022, 2023) for month in range(1, 13)
+    }
+    run = make(tx, closes, 5000, name="wild")
+    tx.execute("update app_user set name = 'Ann' where user_id = %s", [run.user_id])
+    run.place("A", "BUY", 30)
+    tick_all_days(run, closes)
+    terminal.show(report(tx, run.key))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"wild (Ann, user {run.user_id}, run {run.run_id})")
+    spark = next(n for n, line in enumerate(lines) if line.startswith("equity"))
+    assert re.fullmatch(r" {8}2022-01-28 +2023-12-28", lines[spark + 1])
+    assert len(lines[spark + 1]) == len(lines[spark])
+    values = view(run, "report_equity", "equity, logical_time::date", "equity, logical_time")
+    low, high = values[0], next(v for v in values if v[0] == values[-1][0])
+    assert lines[spark + 2].strip() == f"lowest {low[0]:,.2f} on {low[1]}, highest {high[0]:,.2f} on {high[1]}"
+    months = next(n for n, line in enumerate(lines) if line.startswith("Monthly returns"))
+    table = lines[months : months + 7]
+    assert any("2023" in line for line in table)
+    assert max(map(len, table)) <= 80
 
 
 def cli_output(cli: Cli, run: Run) -> str:  # noqa: F811

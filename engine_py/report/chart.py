@@ -116,10 +116,7 @@ class _Drawing:
         return (
             f'<figure class="chart" id="{key}"><figcaption><h3>{escape(c.title)}</h3>{_legend(c.series)}</figcaption>'
             f'<div class="frame"><svg class="y" width="{gutter}" height="{c.height}" aria-hidden="true">'
-            + "".join(
-                f'<text x="{gutter - 8}" y="{min(max(self.y(t.at) + 4, 10), c.height - 2):g}">{t.label}</text>'
-                for t in ticks
-            )
+            + "".join(f'<text x="{gutter - 8}" y="{self.y(t.at) + 4:g}">{t.label}</text>' for t in ticks)
             + f'</svg><div class="plot" data-chart="{key}" tabindex="0" role="group" '
             f'aria-label="{escape(c.title)}: arrow keys read it point by point">'
             f'<svg class="marks" role="img" aria-labelledby="{key}-t {key}-d" viewBox="0 0 {WIDTH} {c.height}" '
@@ -146,8 +143,8 @@ class _Drawing:
         parts = []
         for n, (tick, place) in enumerate(zip(ticks, places, strict=True)):
             anchor = ' class="first' if place < 4 else ' class="last' if place > 96 else ' class="'
-            parts.append(f'<text{anchor}{" wide" if n % step else ""}" x="{place:.2f}%" y="15">{tick.label}</text>')
-        return f'<svg class="x" width="100%" height="20" aria-hidden="true">{"".join(parts)}</svg>'
+            parts.append(f'<text{anchor}{" wide" if n % step else ""}" x="{place:.2f}%" y="17">{tick.label}</text>')
+        return f'<svg class="x" width="100%" height="22" aria-hidden="true">{"".join(parts)}</svg>'
 
     def _marks(self) -> Iterable[str]:
         below: list[float] | None = None

@@ -48,7 +48,7 @@ def equity(r: Report) -> Chart:
     ]
     note = None
     if c.benchmark is not None:
-        name = f"{r.benchmark}, bought and held"
+        name = f"{r.benchmark}, bought and held{words.since(r.benchmark_since, daily=daily)}"
         series.insert(1, Series(name, "k-other", _float(c.benchmark), _plain(c.benchmark, places)))
         how = (
             "as the feed's prices are adjusted, splits and dividends are in them"
@@ -59,6 +59,9 @@ def equity(r: Report) -> Chart:
             f"Benchmark: the same invested capital put into {r.benchmark} at the close when it came in, in fractions "
             f"and without fees; {how}."
         )
+        if r.benchmark_since:
+            first = words.moment(r.benchmark_since, daily=daily)
+            note += f" {r.benchmark} has a price from {first} on: before, the money waits as cash."
     series = [replace(s, legend=words.grouped(next((t for t in reversed(s.texts) if t), ""))) for s in series]
     return Chart(
         "equity",
@@ -153,9 +156,9 @@ def price(p: Price, number: int) -> Chart | None:
         Series("Average cost", "k-cost", _float(costs), _prices(costs), "step"),
     ]
     for kind, name, color, shape in (
-        ("SIP", "SIP instalment", "k-equity", "dot"),
         ("BUY", "Other buy", "k-buy", "square"),
         ("SELL", "Sale", "k-sale", "hole"),
+        ("SIP", "SIP instalment", "k-equity", "dot"),  # last, and so on top of what else was bought that day
     ):
         if counted[kind]:
             series.append(Series(name, color, _float(kinds[kind]), _prices(kinds[kind]), shape))

@@ -116,6 +116,7 @@ class Report:
     run: Json
     digest: str
     benchmark: str | None
+    benchmark_since: datetime | None  # null: it has a price as long as the run
     metrics: dict[str, Number]
     reasons: dict[str, str]
     curve: Curve
@@ -130,9 +131,11 @@ class Report:
     traded: int
     fills: list[Json]
     fill_count: int
+    gain: list[Json]
     fees: list[Json]
     rejections: list[Json]
     sips: list[Json]
+    rebalances: list[Json]
     symbols: list[Json]
     violations: list[Json]
     violation_count: int
@@ -171,6 +174,7 @@ def read(row: Json) -> Report:
         run=d["run"],
         digest=d["digest"],
         benchmark=d["benchmark"],
+        benchmark_since=time_of(d["benchmark_since"]),
         metrics=_metrics(d),
         reasons=d["reasons"],
         curve=_curve(d["curve"]),
@@ -188,9 +192,11 @@ def read(row: Json) -> Report:
         traded=d["traded"],
         fills=d["fills"]["rows"],
         fill_count=d["fills"]["count"],
+        gain=d["gain"],
         fees=d["fees"],
         rejections=d["rejections"],
         sips=d["sips"],
+        rebalances=d["rebalances"],
         symbols=d["symbols"],
         violations=d["violations"]["rows"],
         violation_count=d["violations"]["count"],
@@ -202,7 +208,17 @@ def read(row: Json) -> Report:
 _COUNTS = {
     *("user_id", "run_id", "forked_from_user_id", "forked_from_run_id", "minor_unit", "penetration_ticks", "marks"),
     *("count", "entries", "orders", "symbols", "others", "traded", "trades", "trade_id", "order_id", "sip_id", "slots"),
-    *("executed", "skipped_funds", "skipped_other", "missed", "purchases", "rebalance_plan_id", "bars"),
+    *(
+        "executed",
+        "skipped_funds",
+        "skipped_other",
+        "missed",
+        "purchases",
+        "rebalance_plan_id",
+        "bars",
+        "step_up_every",
+        "plan_id",
+    ),
 }
 
 

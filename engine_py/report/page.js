@@ -30,6 +30,9 @@
     parts[0] = parts[0].replace(/\B(?=(\d{3})+$)/g, ",");
     return parts.join(".");
   }
+  addEventListener("beforeprint", function () {
+    Array.prototype.forEach.call(document.querySelectorAll("details"), function (part) { part.open = true; });
+  });
   Array.prototype.forEach.call(document.querySelectorAll(".plot"), function (plot) {
     var chart = data[plot.dataset.chart], at = -1, xs = sums(chart.x), times = sums(chart.t), last = xs.length - 1;
     var values = chart.s.map(function (s) { return texts(s.v); });

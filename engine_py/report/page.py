@@ -16,6 +16,9 @@ from engine_py.report import figures, tables, words
 from engine_py.report.chart import Chart
 from engine_py.report.gather import Report, name_of, time_of
 
+WEIGHTS = "Shares of equity: as the plan wants them, and at the last mark. What is left of 100 % is cash."
+FEW = 20  # fills that stand open
+
 
 @cache
 def _file(name: str) -> str:
@@ -212,14 +215,16 @@ def _holdings(r: Report, charts: dict[str, Chart]) -> str:
             "Prices and purchases", f'<div class="pair">{_drawn(charts, *prices)}</div>' * bool(prices), _note(note)
         )
         + _section("SIPs", sips)
+        + _section("Rebalances", _card(tables.rebalances(r), note=WEIGHTS) if r.rebalances else "")
     )
 
 
 def _numbers(r: Report) -> str:
     more = r.drawdown_count - len(r.drawdowns)
     return (
-        _section("Performance", _card(tables.metrics(r)))
-        + _section("By symbol", _card(tables.symbols(r)) if r.symbols else "")
+        _section("Where the gain comes from", _card(tables.gain(r)) if r.gain else "")
+        + _section("Performance", _card(tables.metrics(r)))
+        + _section("By symbol", _card(tables.symbols(r), note=words.SYMBOL_XIRR) if r.symbols else "")
         + _section(
             "Drawdowns",
             _card(
@@ -241,7 +246,7 @@ def _happened(r: Report) -> str:
     return (
         _section("Fees by kind", _card(tables.fees(r) if r.fees else none))
         + _section("Rejections by reason", _card(tables.rejections(r) if r.rejections else none))
-        + _section(f"Fills ({r.fill_count:,})", _card(tables.fills(r) if r.fills else none, note=note * (left > 0)))
+        + _section(f"Fills ({r.fill_count:,})", _card(_fills(r) if r.fills else none, note=note * (left > 0)))
         + _section(
             "Integrity",
             _card(
@@ -252,6 +257,14 @@ def _happened(r: Report) -> str:
             ),
         )
     )
+
+
+def _fills(r: Report) -> str:
+    """Folded where they are many; paper shows them all the same."""
+    shown = " open" if len(r.fills) <= FEW else ""
+    said = f"{words.counted(len(r.fills), 'row')}, from {words.moment(time_of(r.fills[0]['logical_time']), daily=True)}"
+    said += f" to {words.moment(time_of(r.fills[-1]['logical_time']), daily=True)}"
+    return f"<details{shown}><summary>{escape(said)}</summary>{tables.fills(r)}</details>"
 
 
 def _footer(r: Report) -> str:

@@ -105,6 +105,18 @@ def metrics(r: Report) -> str:
     return table(["Metric", "Value", ""], rows, right=(1,), kind="metrics", label="Performance")
 
 
+def gain(r: Report) -> str:
+    """Parts that sum to the gain of the tile."""
+    places = r.run["minor_unit"]
+    rows = []
+    for part in r.gain:
+        name, about = words.gain(part["kind"])
+        rows.append([said(name), _amount(part["amount"], places), Cell(escape(about), kind="about")])
+    total = _amount(sum((number(part["amount"]) or Decimal(0) for part in r.gain), Decimal(0)), places)
+    rows.append([said("Gain"), total, Cell("Equity less invested capital.", kind="about")])
+    return table(["From", "Amount", ""], rows, right=(1,), kind="metrics", label="Where the gain comes from")
+
+
 def compared(runs: Sequence[Compared]) -> str:
     names = words.in_order(list({name for c in runs for name in c.metrics}))
     rows = []
@@ -230,6 +242,7 @@ def rejections(r: Report) -> str:
 
 def sips(r: Report) -> str:
     places, rows = r.run["minor_unit"], []
+    steps_up = any(s["step_up_every"] is not None for s in r.sips)
     for s in r.sips:
         what = s["symbol"] or (
             ", ".join(s["basket"]) if s["basket"] else f"what rebalance plan {s['rebalance_plan_id']} lacks"
@@ -241,12 +254,38 @@ def sips(r: Report) -> str:
                 said(what),
                 said(s["frequency"].lower()),
                 _amount(s["instalment"], places),
+                *([said(words.step_up(s)), _amount(s["current_amount"], places)] if steps_up else []),
                 *counts,
                 _amount(s["paid"], places),
             ]
         )
-    heads = ["SIP", "Buys", "Every", "Instalment", "Executed", "No funds", "Skipped", "Missed", "Paid in all"]
-    return table(heads, rows, right=range(3, 9), label="SIPs")
+    stepped = ["Step-up", "Now"] if steps_up else []
+    heads = ["SIP", "Buys", "Every", "Instalment", *stepped, "Executed", "No funds", "Skipped", "Missed", "Paid in all"]
+    return table(heads, rows, right={*range(3, len(heads))} - ({4} if steps_up else set()), label="SIPs")
+
+
+def rebalances(r: Report) -> str:
+    """A row a symbol of each plan, the plan's own figures in its first."""
+    rows = []
+    for plan in r.rebalances:
+        heads = [
+            said(plan["plan_id"]),
+            said(plan["frequency"].lower()),
+            Cell(f"{plan['executed']:,}", True),
+            Cell(f"{plan['missed']:,}", True),
+            said(words.moment(time_of(plan["last_time"]), daily=True)),
+        ]
+        for n, weight in enumerate(plan["weights"] or [None]):
+            cells = [said(words.NONE), *[Cell("", True)] * 3]
+            if weight:
+                target, share = (Decimal(weight[key]) for key in ("target", "share"))
+                shown = [counted(100 * value, words.percent(value)) for value in (target, share, share - target)]
+                cells = [said(weight["symbol"]), *shown]
+            rows.append([*(heads if n == 0 else [Cell("")] * 5), *cells])
+        if plan["others"]:
+            rows.append([*[Cell("")] * 5, said(f"{plan['others']:,} others"), *[Cell("", True)] * 3])
+    heads_ = ["Plan", "Every", "Executed", "Missed", "Last", "Symbol", "Target", "Now", "Off by"]
+    return table(heads_, rows, right=(2, 3, 6, 7, 8), label="Rebalances")
 
 
 def violations(r: Report) -> str:

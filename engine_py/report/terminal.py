@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,6 +19,8 @@ from engine_py.report.gather import Number, Period, Report, number, time_of
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 72  # of the sparkline
+_MARGIN = 8  # left of it
+_LINE = 78  # of what must fit a terminal of 80 columns
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Section:
     rows: Sequence[Sequence[str]]
     right: range = range(0)
     note: str = ""
+    gap: int = 2  # blanks between columns
 
 
 def show(r: Report) -> None:
@@ -59,31 +63,49 @@ def _heading(r: Report) -> list[str]:
     span = "has not ticked yet"
     if last:
         span = f"{words.moment(time_of(run['first_logical_time']), daily=True)} to {words.moment(last, daily=True)}"
+    who = run["user_name"].strip()
+    whose = f"{who}, " if who and who != r.name else ""
     lines = [
-        f"{r.name} (user {run['user_id']}, run {run['run_id']}), {run['status'].lower()}",
+        f"{r.name} ({whose}user {run['user_id']}, run {run['run_id']}), {run['status'].lower()}",
         f"{span}, feed {run['feed']}, {words.counted(r.curve.marks, 'mark')}, {run['currency']}",
     ]
     if r.curve.times:
-        lines += ["", f"equity  {sparkline(r.curve.equity)}"]
-    return [render.text(line) if line else "" for line in lines]
+        lines += ["", *_sparkline(r)]
+    return [render.text(line.strip()).rjust(len(line)) if line else "" for line in lines]
+
+
+def _sparkline(r: Report) -> list[str]:
+    """Equity with the dates of its ends, and where it was lowest and highest."""
+    c, bars = r.curve, sparkline(r.curve.equity)
+    known = [(value, time) for value, time in zip(c.equity, c.times, strict=True) if value is not None]
+    lowest, highest = min(known), max(known, key=lambda point: point[0])
+    ends = [words.moment(time, daily=True) for time in (c.times[0], c.times[-1])]
+    extremes = [f"{_money(r, value)} on {words.moment(time, daily=True)}" for value, time in (lowest, highest)]
+    return [
+        f"{'equity':{_MARGIN}}{bars}",
+        " " * _MARGIN + ends[0] + (ends[1].rjust(len(bars) - len(ends[0])) if len(bars) > 21 else f" to {ends[1]}"),
+        " " * _MARGIN + f"lowest {extremes[0]}, highest {extremes[1]}",
+    ]
 
 
 def sections(r: Report) -> Iterator[Section]:
     """All of the page's tables but the fills, which `papertick run trades` lists."""
+    if r.gain:
+        parts = [(words.gain(part["kind"])[0], number(part["amount"]) or Decimal(0)) for part in r.gain]
+        parts.append(("Gain", sum((amount for _, amount in parts), Decimal(0))))
+        rows = [[name, _money(r, amount)] for name, amount in parts]
+        yield Section("Where the gain comes from", ["from", "amount"], rows, range(1, 2))
     yield _metrics(r)
     if r.months:
-        by_month = {(p.first.year, p.first.month): p for p in r.months}
-        rows = [
-            [str(y.first.year), *(_cell(by_month.get((y.first.year, m))) for m in range(1, 13)), _cell(y)]
-            for y in r.years
-        ]
-        yield Section("Monthly returns, %", ["", *map(month_name, range(1, 13)), "Year"], rows, range(1, 14))
+        yield _months(r)
     if r.compared:
         yield _comparison(r)
     if r.symbols:
         yield _symbols(r)
     if r.sips:
         yield _sips(r)
+    if r.rebalances:
+        yield _rebalances(r)
     if r.drawdowns:
         rows = [
             [
@@ -109,6 +131,25 @@ def sections(r: Report) -> Iterator[Section]:
     )
 
 
+def _months(r: Report) -> Section:
+    """With one decimal where that fits."""
+    by_month = {(p.first.year, p.first.month): p for p in r.months}
+    heads = ["", *map(month_name, range(1, 13)), "Year"]
+    for places in (1, 0):
+        rows = [
+            [
+                str(y.first.year),
+                *(_cell(by_month.get((y.first.year, m)), places) for m in range(1, 13)),
+                _cell(y, places),
+            ]
+            for y in r.years
+        ]
+        widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+        if sum(widths) + len(heads) - 1 <= _LINE:
+            break
+    return Section("Monthly returns, %", heads, rows, range(1, 14), gap=1)
+
+
 def _metrics(r: Report) -> Section:
     rows = []
     for name in words.in_order(list(r.metrics)):
@@ -117,7 +158,10 @@ def _metrics(r: Report) -> Section:
         rows.append([words.label(name), words.shown(name, value, r.run["minor_unit"]), why])
     if r.benchmark is not None and r.curve.benchmark:
         end = r.curve.benchmark[-1]
-        rows.append([f"{r.benchmark}, bought and held", _money(r, end), "the same capital, dividends included"])
+        about = "the same capital, dividends included"
+        if r.benchmark_since:
+            about += f"; a price from {words.moment(r.benchmark_since, daily=True)} on, cash before"
+        rows.append([f"{r.benchmark}, bought and held", _money(r, end), about])
     return Section("Performance", ["metric", "value", ""], rows, range(1, 2))
 
 
@@ -140,7 +184,9 @@ def _symbols(r: Report) -> Section:
         values = [number(s.get(key)) for key in ("quantity", "cost_basis", "market_value", "unrealized_pnl")]
         amounts = [_money(r, value) for value in values[1:]]
         rows.append([s["symbol"], words.units(values[0]), *amounts, words.percent(number(s.get("xirr")))])
-    return Section("By symbol", ["symbol", "units", "cost", "value", "unrealized", "XIRR"], rows, range(1, 6))
+    return Section(
+        "By symbol", ["symbol", "units", "cost", "value", "unrealized", "XIRR"], rows, range(1, 6), words.SYMBOL_XIRR
+    )
 
 
 def _sips(r: Report) -> Section:
@@ -150,20 +196,42 @@ def _sips(r: Report) -> Section:
         counts = [f"{s[key]:,}" for key in ("executed", "skipped_funds", "skipped_other", "missed")]
         rows.append([str(s["sip_id"]), what, _money(r, s["instalment"]), *counts, _money(r, s["paid"])])
     heads = ["sip", "buys", "instalment", "executed", "no funds", "skipped", "missed", "paid"]
-    return Section("SIPs", heads, rows, range(2, 8))
+    steps = [
+        f"SIP {s['sip_id']}: {_money(r, s['instalment'])} at first, {step}, now {_money(r, s['current_amount'])}"
+        for s in r.sips
+        if (step := words.step_up(s))
+    ]
+    return Section("SIPs", heads, rows, range(2, 8), "\n".join(steps))
+
+
+def _rebalances(r: Report) -> Section:
+    rows = []
+    for plan in r.rebalances:
+        slots = [str(plan["plan_id"]), plan["frequency"].lower(), f"{plan['executed']:,}", f"{plan['missed']:,}"]
+        for n, w in enumerate(plan["weights"]):
+            shares = [words.percent(number(w[key])) for key in ("target", "share")]
+            rows.append([*(slots if n == 0 else [""] * 4), w["symbol"], *shares])
+        if plan["others"] or not plan["weights"]:
+            rows.append([*([""] * 4 if plan["weights"] else slots), f"{plan['others']:,} others", "", ""])
+    heads = ["plan", "every", "executed", "missed", "symbol", "target", "now"]
+    return Section("Rebalances", heads, rows, range(2, 7), "shares of equity; now: at the last mark")
 
 
 def _money(r: Report, value: object) -> str:
     return words.money(number(value), r.run["minor_unit"])
 
 
-def _cell(period: Period | None) -> str:
+def _cell(period: Period | None, places: int) -> str:
     if period is None:
         return ""
-    return words.NONE if period.twr is None else words.fixed(100 * Decimal(period.twr), 1)
+    return words.NONE if period.twr is None else words.fixed(100 * Decimal(period.twr), places)
 
 
 # --- printers ---
+
+
+def _wrapped(note: str) -> list[str]:
+    return [part for line in note.splitlines() for part in textwrap.wrap(line, 78)]
 
 
 def _plain(heading: Sequence[str], parts: Sequence[Section]) -> None:
@@ -177,9 +245,9 @@ def _plain(heading: Sequence[str], parts: Sequence[Section]) -> None:
                 cell.rjust(width) if n in part.right else cell.ljust(width)
                 for n, (cell, width) in enumerate(zip(line, widths, strict=True))
             ]
-            click.echo(("  " + "  ".join(cells)).rstrip())
-        if part.note:
-            click.echo(f"  {part.note}")
+            click.echo(("  " + (" " * part.gap).join(cells)).rstrip())
+        for text in _wrapped(part.note):
+            click.echo(f"  {text}")
 
 
 def _rich(heading: Sequence[str], parts: Sequence[Section]) -> None:
@@ -194,14 +262,21 @@ def _rich(heading: Sequence[str], parts: Sequence[Section]) -> None:
     for n, line in enumerate(heading):
         console.print(Text(line, style="bold" if n == 0 else "cyan" if n == 3 else ""))
     for part in parts:
-        table = Table(title=part.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(
+            title=part.title,
+            title_justify="left",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            padding=(0, part.gap - 1),  # and a blank where other boxes have a line
+        )
         for n, head in enumerate(part.heads):
             table.add_column(Text(render.text(head) if head else ""), justify="right" if n in part.right else "left")
         for row in part.rows:
             table.add_row(*(Text(render.text(cell) if cell else "", style=_style(cell)) for cell in row))
         console.print(table)
         if part.note:
-            console.print(Text(part.note, style="dim"))
+            console.print(Text("\n".join(_wrapped(part.note)), style="dim"))
 
 
 def _style(cell: str) -> str:

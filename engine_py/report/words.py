@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal, localcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Metric(NamedTuple):
@@ -25,7 +25,9 @@ METRICS = {
     "realized_pnl": Metric("Realized gain", "money", "From sales, at average cost, fees counted."),
     "unrealized_pnl": Metric("Unrealized gain", "money", "Market value less what the holdings cost."),
     "xirr": Metric("XIRR", "share", "Yearly money-weighted return of the account: external flows against equity."),
-    "xirr_invested": Metric("XIRR, invested", "share", "The same of what was put to work, idle cash left out."),
+    "xirr_invested": Metric(
+        "XIRR, invested", "share", "The same of trades, dividends and costs of carry; idle cash left out."
+    ),
     "twr": Metric("TWR", "share", "Time-weighted return: growth with flows taken out."),
     "cagr": Metric("CAGR", "share", "The yearly rate of TWR, 365-day years."),
     "max_drawdown": Metric("Max drawdown", "share", "The deepest fall below an earlier high, flows taken out."),
@@ -62,6 +64,19 @@ REASONS = {
     "NO_POSITION": "trades without a position",
     "UNITS_NOT_FROM_TRADES": "trades alone do not account for the units held",
     "TRADED_SINCE_MARK": "it has traded since the last mark",
+}
+SYMBOL_XIRR = (
+    "XIRR: of the symbol's own trades. Dividends, cash in lieu and costs of carry are the run's cash, not a symbol's; "
+    "they count in XIRR, invested, which therefore differs even where one symbol is all there is."
+)
+GAINS = {
+    "REALIZED": ("Realized gain", "By trades, at average cost, fees counted."),
+    "UNREALIZED": ("Unrealized gain", "Market value less what the holdings cost."),
+    "CASH_IN_LIEU": ("Cash in lieu", "For fractions after splits, less what they had cost; realized too."),
+    "DIVIDEND": ("Dividends", "Paid in cash; less those that were owed on shares sold short."),
+    "BORROW_FEE": ("Borrowing shares", "What a margin account paid to sell short."),
+    "MARGIN_INTEREST": ("Margin interest", "What a margin account paid for borrowed cash."),
+    "OTHER": ("Other", "Units of unknown cost, or trades after the last mark."),
 }
 SOURCES = {"CLIENT": "order", "SIP": "SIP", "REBALANCE": "rebalance", "DIVIDEND": "reinvested", "MARGIN": "margin call"}
 _LONG = Decimal(10) ** 9
@@ -143,6 +158,11 @@ def reason(code: str | None) -> str:
     return REASONS.get(code or "", (code or "").replace("_", " ").lower())
 
 
+def gain(kind: str) -> tuple[str, str]:
+    """A part of the gain by its name, and what it is."""
+    return GAINS.get(kind, (kind.replace("_", " ").capitalize(), ""))
+
+
 def counted(count: int, noun: str) -> str:
     """`1 mark`, `1,000 marks`."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
@@ -155,6 +175,20 @@ def in_order(metrics: Sequence[str]) -> list[str]:
 def is_daily(times: Sequence[datetime], marks: int) -> bool:
     """Whether a date tells these times apart, most often: they stand for `marks` of them."""
     return len(times) < 2 or (times[-1] - times[0]) / max(marks - 1, 1) > timedelta(hours=12)
+
+
+def step_up(sip: Mapping[str, Any]) -> str | None:
+    """`+10 % every 12 slots`; None: the instalment stays what it is."""
+    if sip["step_up_every"] is None:
+        return None
+    by = sip["step_up_amount"] if sip["step_up_percent"] is None else sip["step_up_percent"]
+    often = "slot" if sip["step_up_every"] == 1 else counted(sip["step_up_every"], "slot")
+    return f"+{units(Decimal(by))}{' %' * (sip['step_up_percent'] is not None)} every {often}"
+
+
+def since(time: datetime | None, *, daily: bool) -> str:
+    """` from 2012-05-18`, or nothing."""
+    return f" from {moment(time, daily=daily)}" if time else ""
 
 
 def moment(time: datetime | None, *, daily: bool) -> str:
