@@ -184,8 +184,14 @@ def test_adjusted_takes_plain_csv_to_its_adjusted_close_too(tx: Conn) -> None:
     text = "symbol,date,open,high,low,close,adj_close\nA,2024-01-02,4,8,2,4,1\n"
     load(tx, text, adjusted=True)
     assert bars(tx)[0][2:6] == ("1", "2", "0.5", "1")
-    load(tx, text, to="raw")
+    load(tx, text, to="raw", adjusted=False)
     assert bars(tx, "raw")[0][2:6] == ("4", "8", "2", "4")
+    for said in ({}, {"names": {"close": "close"}}):
+        with pytest.raises(UsageError) as unsaid:
+            load(tx, text, to="unsaid", **said)
+        assert "--adjusted" in (unsaid.value.hint or "")
+        assert load(tx, text.replace("adj_close", "x"), to=f"other {len(said)}", **said).rows == 1
+    load(tx, text, to="not read", names={"adj_close": ""})
     assert refused(tx, text.replace(",1\n", ",\n"), to="g", adjusted=True) == [(2, "22P02")]
 
 

@@ -141,6 +141,8 @@ def test_adjusted_close_and_what_it_does(tx: Conn) -> None:
         {"Open": [4.0], "High": [8.0], "Low": [2.0], "Close": [4.0], "Adj Close": [1.0], "Volume": [5]},
         index=pandas.DatetimeIndex(["2024-01-02"], name="Date"),
     )
+    with pytest.raises(UsageError):
+        load_bars(tx, frame, feed="unsaid", symbol="A")
     load_bars(tx, frame, feed="raw", symbol="A", adjusted=False)
     report = load_bars(tx, frame, feed="adjusted", symbol="A", adjusted=True)
     assert (bars(tx, "raw")[0][5], bars(tx, "adjusted")[0][2:6]) == ("4", ("1", "2", "0.5", "1"))

@@ -127,6 +127,15 @@ class Source:
         return text.removeprefix("\ufeff")
 
 
+def require_said(options: Options, has_adjusted: bool) -> None:
+    """Raise UsageError for prices beside adjusted ones, of which nobody said which to take."""
+    if has_adjusted and options.adjusted is None:
+        raise UsageError(
+            "there is a close and an adjusted close: which prices are meant?",
+            hint="Say it: --adjusted takes all prices to the level of the adjusted close, --raw those that are there.",
+        )
+
+
 class Bar(NamedTuple):
     """A bar as its source has it, in words; `when` has gone through the clock."""
 
