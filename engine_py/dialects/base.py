@@ -109,11 +109,13 @@ class Source:
             return []
 
     def lines(self) -> Iterator[tuple[int, str]]:
-        """Every line with its number, from the first on. Raises Bad for one that is too long."""
+        """Every line with its number, from the first on; blank ones are counted and passed over."""
         number = 0
         while self.ahead or (line := self.text.readline(MAX_LINE)):
             line = self.ahead.pop(0) if self.ahead else line
             number += 1
+            if line == "\n":  # there may be millions
+                continue
             if len(line) >= MAX_LINE and not line.endswith("\n"):
                 while (rest := self.text.readline(MAX_LINE)) and not rest.endswith("\n"):
                     pass
