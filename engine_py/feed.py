@@ -67,7 +67,8 @@ def load_csv(
 
     Columns, by name in any case and order: symbol (or the `symbol` given), one of logical_time, timestamp, datetime,
     time, date, and open, high, low, close; volume may be missing or empty; others are ignored, but that beside
-    an adj_close `adjusted` must be said, and takes the prices to its level. A time is an RFC 3339 instant with its offset, the close of the bar;
+    an adj_close `adjusted` must be said, and takes the prices to its level. A time is an RFC 3339 instant
+    with its offset, the close of the bar;
     a bare date stands for the close of that date's session.
     Bars equal to stored ones, or to earlier ones of the file, are counted as unchanged; stored bars are never changed.
     A bad line refuses the whole file (FeedError), or with `skip_bad` just itself. One transaction; safe to repeat.

@@ -56,7 +56,9 @@ class Load:
 
     def _zone_of_calendar(self) -> ZoneInfo | None:
         """The market's clock; None where the calendar has none but UTC, which a market's sessions may be written in."""
-        row = self._conn.execute("select time_zone from public.calendar where calendar = %s", [self._calendar]).fetchone()
+        row = self._conn.execute(
+            "select time_zone from public.calendar where calendar = %s", [self._calendar]
+        ).fetchone()
         return _zone(row[0]) if row and row[0] not in ("UTC", "GMT") else None
 
     def add(self, file: Opened, progress: Progress | None) -> None:

@@ -230,5 +230,7 @@ class Clock:
         utc = opened.astimezone(UTC)
         if utc.time() != time():
             hint = "Say whose clock dates the bars: --time-zone Asia/Kolkata, for example."
-            raise Bad("22007", f"is no midnight in UTC, so that its date depends on the market's clock: {shown(text)}", hint)
+            raise Bad(
+                "22007", f"is no midnight in UTC, so that its date depends on the market's clock: {shown(text)}", hint
+            )
         return utc.date().isoformat()
