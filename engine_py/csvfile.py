@@ -115,6 +115,8 @@ class Table:
         well_formed, times, whole = self._well_formed, self._times, None not in self._header
         number, some = base + 1, False
         for number, line in enumerate(chain(self._ahead, iter(self._next_line, "")), base + 2):
+            if line == "\n":  # there may be millions
+                continue
             try:
                 match = well_formed(line)
                 fields = match.groups() if match else self._mend(line)

@@ -66,8 +66,9 @@ def load_csv(
     prices are adjusted for splits and dividends, so that none are applied; by default they are not).
 
     Columns, by name in any case and order: symbol (or the `symbol` given), one of logical_time, timestamp, datetime,
-    time, date, and open, high, low, close; volume may be missing or empty; others are ignored, but that `adjusted`
-    takes the prices to the level of an adj_close. A time is an RFC 3339 instant with its offset, the close of the bar;
+    time, date, and open, high, low, close; volume may be missing or empty; others are ignored, but that beside
+    an adj_close `adjusted` must be said, and takes the prices to its level. A time is an RFC 3339 instant
+    with its offset, the close of the bar;
     a bare date stands for the close of that date's session.
     Bars equal to stored ones, or to earlier ones of the file, are counted as unchanged; stored bars are never changed.
     A bad line refuses the whole file (FeedError), or with `skip_bad` just itself. One transaction; safe to repeat.
@@ -271,6 +272,6 @@ def load_bundled(conn: Connection[Any], feed: str = "bundled") -> LoadReport:
         (data / "stocks.csv.gz").open("rb") as stocks,
         (data / "corporate_actions.csv").open("rb") as actions,
     ):
-        report = load_csv(conn, stocks, feed=feed, calendar="XNYS")
+        report = load_csv(conn, stocks, feed=feed, calendar="XNYS", adjusted=False)
         load_actions(conn, actions, skip_bad=True)
     return report

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,56 @@ Source: TypeAlias = str | Path | IO[bytes] | IO[str]
 _GZIP, _ZIP, PARQUET = b"\x1f\x8b", b"PK\x03\x04", b"PAR1"
 _ENDINGS = re.compile(r"(?:\.(?:csv|txt|tsv|json|jsonl|ndjson|parquet|pq|gz|zip))+$", re.I)
 _IN_MEMORY = 8 << 20
+_FREE, _RATIO = 64 << 20, 200  # an archive unpacks to so many bytes, and beyond to so many times its own
+
+
+class Unpacked(io.RawIOBase):
+    """What comes out of an archive, refused when it is out of all proportion to it: prices do not repeat like that.
+
+    `packed`: the bytes of the archive, or those of it read so far; `before`: what other members have unpacked to.
+    """
+
+    def __init__(self, inner: Any, packed: Callable[[], int], before: int = 0) -> None:
+        self._inner, self._packed, self.total = inner, packed, before
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return bool(self._inner.seekable())
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._inner.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._inner.tell())
+
+    def readinto(self, into: Any) -> int:
+        chunk = self._inner.read(len(into))
+        self.total += len(chunk)
+        if self.total > _FREE + _RATIO * self._packed():
+            raise InvalidError(
+                f"the archive unpacks to more than {_RATIO} times its size",
+                code="54000",
+                hint="If it is what it should be, unpack it and load what is in it.",
+            )
+        into[: len(chunk)] = chunk
+        return len(chunk)
+
+
+class _Counted:
+    """A stream, and how much of it has been read."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner, self.count = inner, 0
+
+    def read(self, size: int = -1) -> bytes:
+        chunk: bytes = self._inner.read(size)
+        self.count += len(chunk)
+        return chunk
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
 
 @dataclass
@@ -78,7 +128,9 @@ def _files(source: Source, name: str, stack: ExitStack) -> Iterator[Opened]:
     if start == _ZIP:
         yield from _members(buffered, name, stack)
     elif start[:2] == _GZIP:
-        yield _opened(io.BufferedReader(gzip.GzipFile(fileobj=buffered, mode="rb")), name, stem, stack)
+        packed = _Counted(buffered)
+        file = gzip.GzipFile(fileobj=cast(Any, packed), mode="rb")
+        yield _opened(io.BufferedReader(Unpacked(file, lambda: packed.count)), name, stem, stack)
     else:
         yield _opened(buffered, name, stem, stack)
 
@@ -91,7 +143,9 @@ def _opened(buffered: Any, name: str, stem: str, stack: ExitStack) -> Opened:
 
 
 def _members(packed: io.BufferedReader, name: str, stack: ExitStack) -> Iterator[Opened]:
-    archive = stack.enter_context(zipfile.ZipFile(seekable(packed, stack)))
+    whole_file = seekable(packed, stack)
+    size = whole_file.seek(0, io.SEEK_END)
+    archive, total = stack.enter_context(zipfile.ZipFile(whole_file)), 0
     files = [item for item in archive.infolist() if not item.is_dir() and not _is_litter(item.filename)]
     if any(item.filename == "[Content_Types].xml" for item in files):
         raise UsageError(f"{name or 'the file'} is an office document", hint="Save the sheet as CSV.")
@@ -102,7 +156,9 @@ def _members(packed: io.BufferedReader, name: str, stack: ExitStack) -> Iterator
             raise UsageError(f"{name or 'the archive'} is encrypted")
         whole = f"{name}:{item.filename}" if len(files) > 1 or not name else name
         with archive.open(item) as member, ExitStack() as own:
-            yield _opened(io.BufferedReader(cast(Any, member)), whole, stem_of(item.filename), own)
+            unpacked = Unpacked(member, lambda: size, total)
+            yield _opened(io.BufferedReader(unpacked), whole, stem_of(item.filename), own)
+            total = unpacked.total
 
 
 def _is_litter(path: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from engine_py import feed
+from engine_py import feed, inputs
 from engine_py.cli_loaded import _plan as plan_of
 from engine_py.dialects import DIALECTS, by_name
 from engine_py.dialects.base import Options
@@ -185,8 +185,14 @@ def test_adjusted_takes_plain_csv_to_its_adjusted_close_too(tx: Conn) -> None:
     text = "symbol,date,open,high,low,close,adj_close\nA,2024-01-02,4,8,2,4,1\n"
     load(tx, text, adjusted=True)
     assert bars(tx)[0][2:6] == ("1", "2", "0.5", "1")
-    load(tx, text, to="raw")
+    load(tx, text, to="raw", adjusted=False)
     assert bars(tx, "raw")[0][2:6] == ("4", "8", "2", "4")
+    for said in ({}, {"names": {"close": "close"}}):
+        with pytest.raises(UsageError) as unsaid:
+            load(tx, text, to="unsaid", **said)
+        assert "--adjusted" in (unsaid.value.hint or "")
+        assert load(tx, text.replace("adj_close", "x"), to=f"other {len(said)}", **said).rows == 1
+    load(tx, text, to="not read", names={"adj_close": ""})
     assert refused(tx, text.replace(",1\n", ",\n"), to="g", adjusted=True) == [(2, "22P02")]
 
 
@@ -649,6 +655,30 @@ def test_zip_and_gzip_and_what_is_neither(tx: Conn, tmp_path: Path) -> None:
     packed.write_bytes(packed.read_bytes()[:200])
     with pytest.raises(InvalidError):
         load(tx, packed, to="g")
+
+
+def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused(tx: Conn, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(inputs, "_FREE", 1 << 20)
+    row, blank = HEAD + "A,2024-01-02,1,1,1,1,1\n", "\n" * (1 << 20)
+    for name, blanks in (("bomb", 4), ("enough", 1)):
+        text = (row + blank * blanks).encode()[: (1 << 20) if blanks == 1 else None]
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text))
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for part in range(4):  # together they are too much
+                archive.writestr(f"{part}.csv", row.encode() + text[len(row) :: 4])
+    for ending in ("gz", "zip"):
+        with pytest.raises(InvalidError, match="unpacks to more than 200 times") as caught:
+            load(tx, tmp_path / f"bomb.{ending}")
+        assert (caught.value.code, bars(tx)) == ("54000", [])
+        assert load(tx, tmp_path / f"enough.{ending}", to=ending).rows == 1
+    with pytest.raises(InvalidError, match="unpacks to more than"):
+        load(tx, io.BytesIO((tmp_path / "bomb.gz").read_bytes()))
+
+
+def test_blank_lines_are_counted(tx: Conn) -> None:
+    text = "\n" * 3 + "A,x,1,1,1,1,1\n"
+    assert refused(tx, HEAD + text) == [(5, "22007")]
+    assert refused(tx, HEAD + text, names={"close": "close"}) == [(5, "22007")]
 
 
 # --- adjusted or raw, by the splits that are known ---

@@ -173,6 +173,8 @@ def test_adjusted_close_and_what_it_does(tx: Conn) -> None:
         {"Open": [4.0], "High": [8.0], "Low": [2.0], "Close": [4.0], "Adj Close": [1.0], "Volume": [5]},
         index=pandas.DatetimeIndex(["2024-01-02"], name="Date"),
     )
+    with pytest.raises(UsageError):
+        load_bars(tx, frame, feed="unsaid", symbol="A")
     load_bars(tx, frame, feed="raw", symbol="A", adjusted=False)
     report = load_bars(tx, frame, feed="adjusted", symbol="A", adjusted=True)
     assert (bars(tx, "raw")[0][5], bars(tx, "adjusted")[0][2:6]) == ("4", ("1", "2", "0.5", "1"))
@@ -229,14 +231,14 @@ def test_parquet(tx: Conn, tmp_path: Path) -> None:
     feed.load_files(tx, [path], feed="dates", options=Options(names={"price": "price"}))
     assert bars(tx, "dates") == [("A", "2024-01-03 00:00", "0.1", "0.1", "0.1", "0.1", None)]
     moments = pyarrow.array([datetime(2024, 1, 2, 5, tzinfo=UTC)], pyarrow.timestamp("us", "America/New_York"))
-    for name, code in (("Date", None), ("time", "22007")):  # as in a frame
-        parquet.write_table(pyarrow.table({"symbol": ["A"], name: moments, "price": [1.5]}), path)
-        try:
-            feed.load_files(tx, [path], feed=name, calendar="XNYS", options=Options(names={"price": "price"}))
-        except feed.FeedError as refused:
-            assert (refused.code, bars(tx, name)) == (code, [])
-        else:
-            assert (code, bars(tx, name)[0][1]) == (None, "2024-01-02 21:00")
+    parquet.write_table(pyarrow.table({"symbol": ["A"], "Date": moments, "price": [1.5]}), path)  # as in a frame
+    said = Options(names={"price": "price"})
+    feed.load_files(tx, [path], feed="date", calendar="XNYS", options=said)
+    assert bars(tx, "date")[0][1] == "2024-01-02 21:00"
+    parquet.write_table(pyarrow.table({"symbol": ["A"], "time": moments, "price": [1.5]}), path)
+    with pytest.raises(feed.FeedError) as caught:
+        feed.load_files(tx, [path], feed="time", calendar="XNYS", options=said)
+    assert (caught.value.code, bars(tx, "time")) == ("22007", [])
     path.write_bytes(b"PAR1" + b"x" * 100)
     with pytest.raises(feed.FeedError) as caught:
         feed.load_files(tx, [path], feed="g", options=Options())

@@ -110,11 +110,13 @@ class Source:
             return []
 
     def lines(self) -> Iterator[tuple[int, str]]:
-        """Every line with its number, from the first on. Raises Bad for one that is too long."""
+        """Every line with its number, from the first on; blank ones are counted and passed over."""
         number = 0
         while self.ahead or (line := self.text.readline(MAX_LINE)):
             line = self.ahead.pop(0) if self.ahead else line
             number += 1
+            if line == "\n":  # there may be millions
+                continue
             if len(line) >= MAX_LINE and not line.endswith("\n"):
                 while (rest := self.text.readline(MAX_LINE)) and not rest.endswith("\n"):
                     pass
@@ -126,6 +128,15 @@ class Source:
         if len(text) >= MAX_DOCUMENT:
             raise Bad("54000", f"a JSON document longer than {MAX_DOCUMENT >> 20} MB")
         return text.removeprefix("\ufeff")
+
+
+def require_said(options: Options, has_adjusted: bool) -> None:
+    """Raise UsageError for prices beside adjusted ones, of which nobody said which to take."""
+    if has_adjusted and options.adjusted is None:
+        raise UsageError(
+            "there is a close and an adjusted close: which prices are meant?",
+            hint="Say it: --adjusted takes all prices to the level of the adjusted close, --raw those that are there.",
+        )
 
 
 class Bar(NamedTuple):

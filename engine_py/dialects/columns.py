@@ -13,7 +13,7 @@ from typing import Any
 
 from engine_py.bars import ADJUSTED_CLOSE, BAR, PRICES
 from engine_py.csvfile import Bad, shown
-from engine_py.dialects.base import OF_TIMES, Bar, LeftOut, Options, Reader
+from engine_py.dialects.base import OF_TIMES, Bar, LeftOut, Options, Reader, require_said
 from engine_py.dialects.numbers import number_text
 from engine_py.dialects.times import Clock
 
@@ -46,6 +46,7 @@ class Columns(Reader):
     def __init__(self, source: ColumnSet, options: Options, clock: Clock) -> None:
         self._source = source
         self._at = _find(source.names, options)
+        require_said(options, "adj_close" in self._at)
         super().__init__(options, clock, reads_adjusted="adj_close" in self._at)
         self.mapping = dict(self._at)
         clock.read = options.date_format

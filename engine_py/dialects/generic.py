@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine_py.bars import ADJUSTED_CLOSE, BAR, PRICES
 from engine_py.csvfile import Bad, Table
-from engine_py.dialects.base import Options, Source
+from engine_py.dialects.base import Options, Source, require_said
 from engine_py.dialects.delimited import Delimited
 from engine_py.dialects.times import Clock
 
@@ -33,6 +33,7 @@ class Generic(Delimited):
         if options.symbol is not None and "symbol" in source.names(options.delimiter or ","):
             raise Bad("42701", "the file has a symbol column, and a symbol was given as well")
         super().__init__(source, options, clock, has_symbol=options.symbol is None)
+        require_said(options, "adj_close" in self._at)
 
 
 def open_generic(source: Source, options: Options, clock: Clock) -> Table | Generic:
@@ -50,4 +51,5 @@ def _table(source: Source, options: Options, clock: Clock) -> Table:
     table = Table(source.text, columns, {"logical_time": clock.close}, source.ahead)
     if options.symbol is not None and "symbol" in table.names:
         raise Bad("42701", "the file has a symbol column, and a symbol was given as well")
+    require_said(options, bool(set(ADJUSTED_CLOSE.aliases) & set(table.names)))
     return table
