@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import random
+import re
 import zipfile
 from collections.abc import Callable
 from decimal import Decimal
@@ -364,6 +365,26 @@ def test_broken_files_are_refused(other: Conn, db: Conn, tmp_path: Path, monkeyp
         importing.import_file(other, tmp_path / "nothing.zip")
     monkeypatch.setattr(capsule, "MAX_BYTES", 1000)
     refused(other, path, "54000")
+
+
+def test_made_up_marks_and_marks_left_out_come_in_as_the_docs_say(db: Conn, other: Conn, tmp_path: Path) -> None:
+    """No rule compares marks with bars; docs/security.md says so. Should one, say it there."""
+    path = tmp_path / "run.zip"
+    exporting.export_capsule(db, *busy(db), path)
+
+    def more(found: re.Match[bytes]) -> bytes:
+        return found[1] + str(Decimal(found[2].decode()) + 1_000).encode()
+
+    def forge(members: dict[str, bytes]) -> None:
+        for name in ("run/mtm_ledger.ndjson", "run/paper_equity_curve.ndjson"):
+            _, second, *rest = members[name].splitlines(keepends=True)  # the first mark is left out
+            second = re.sub(rb'("(?:market_value|equity|unrealized_pnl)": )(-?[\d.]+)', more, second)
+            members[name] = b"".join((second, *rest))
+
+    caught = refused(other, rewrite(path, forge), "TE901")
+    digest_of = (caught.detail or "").split()[0].removeprefix("digest=")
+    importing.import_file(other, rewrite(path, forge, digest=digest_of))
+    assert other.execute("select * from violations").fetchall() == []
 
 
 MANIFEST: list[tuple[tuple[str | int, ...], Any, str]] = [  # where, what stands there, what the refusal calls it
