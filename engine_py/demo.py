@@ -229,6 +229,7 @@ def report(results: list[dict[str, Any]]) -> str:
     (u1, r1), (u2, r2) = [(r["user_id"], r["run_id"]) for r in results]
     tries = (
         f"  {program()} run show {u1} {r1}",
+        f"  {program()} report {u1} {r1} --html report.html",
         f"  {program()} order list {u2} {r2} --status rejected",
         f'  {program()} db shell -c "select * from event_ledger limit 9"',
     )

@@ -13,7 +13,7 @@ from engine_py.install import sql_dir
 
 DOCS = Path(__file__).parent.parent / "docs"
 # Quoted capitals that no caller sees.
-INTERNAL = {"UPDATE", "REB", "MEMBER"}
+INTERNAL = {"UPDATE", "REB", "MEMBER", "FLOW"}
 
 
 def source(first: str, last: str = "99") -> str:
@@ -71,6 +71,7 @@ def test_event_types() -> None:
     code = source("20")
     found |= set(re.findall(r"event_type := '(\w+)'", code))
     found |= set(re.findall(r"p_time, '(\w+)', engine\.action_key", code))
+    found |= set(re.findall(r"slot_end\(p_time, '(\w+)'", code))
     for choice in re.findall(r"event_type := case .*?;", code):
         found |= answers(choice)
     assert documented("Event types") == found

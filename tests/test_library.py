@@ -404,7 +404,8 @@ BY_CALL = {
     *("map_login", "unmap_login", "match_orders", "try_execute_sip", "try_rebalance", "log_mtm", "record_equity"),
     *("equity_at", "feed_status", "replay_part", "all_violations"),
     *("export_rows", "import_run", "feed_digest", "run_report", "run_comparison"),
-    *("report_allocation", "report_benchmark", "report_equity", "report_fill", "report_growth", "report_holding"),
+    *("report_allocation", "report_benchmark", "report_equity", "report_fill", "report_gain", "report_growth"),
+    *("report_holding",),
     *("report_instalment", "report_price"),
 }
 RENAMED = {"first": "from", "last": "to", "start": "from", "end": "to", "user": "user_id"}
