@@ -24,7 +24,7 @@ begin
       'curve', engine.report_curve(c, p_benchmark, p_points),
       'allocation', engine.report_shares(c, greatest(p_points / 4, 2), 8),
       'traded', coalesce(cardinality(v_symbols), 0),
-      'prices', (select coalesce(jsonb_agg(engine.report_symbol(p_user_id, p_run_id, s.symbol, greatest(p_points / greatest(least(cardinality(v_symbols), 4), 1), 2), 500) order by s.n), '[]')
+      'prices', (select coalesce(jsonb_agg(engine.report_symbol(p_user_id, p_run_id, s.symbol, greatest(p_points / greatest(least(cardinality(v_symbols), 4), 1), 2), greatest(500 / greatest(cardinality(v_symbols), 1), 60)) order by s.n), '[]')
                    from unnest(v_symbols[:12]) with ordinality s (symbol, n)),
       'rebalances', engine.report_rebalances(c, 20),
       'fills', engine.report_fills(p_user_id, p_run_id, 50, 150))

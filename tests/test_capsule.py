@@ -215,7 +215,7 @@ def test_tables_of_a_capsule_are_those_of_a_run(tx: Conn) -> None:
     assert tuple(listed) == capsule.RUN_TABLES
     with raises("TE101", conn=tx):
         tx.execute(
-            "select export_rows(user_id, run_id, 'api_key') from (select 1 user_id, start_run(create_user('a'), 1) run_id) k"
+            "select export_rows(k.user_id, start_run(k.user_id, 1), 'api_key') from (select create_user('a') as user_id offset 0) k"
         )
 
 
