@@ -445,9 +445,9 @@ def test_a_shuffled_file_gives_the_same_rows(db: Conn) -> None:
     lines = gzip.decompress(packed.read_bytes()).decode().splitlines()
     feed.load_bundled(db, "clean")
     random.Random(7).shuffle(rows := lines[1:])
-    load(db, lines[0], *rows, feed="shuffled", calendar="XNYS")
+    load(db, lines[0], *rows, feed="shuffled", calendar="XNYS", adjusted=False)
     assert bars(db, "shuffled") == bars(db, "clean")
-    load(db, lines[0], *rows, *rows[:100], feed="repeated", calendar="XNYS", skip_bad=True)
+    load(db, lines[0], *rows, *rows[:100], feed="repeated", calendar="XNYS", adjusted=False, skip_bad=True)
     assert bars(db, "repeated") == bars(db, "clean")
 
 

@@ -164,8 +164,8 @@ def test_whether_prices_are_adjusted_is_asked_of_frames_as_of_files(tx: Conn, ad
     if adjusted is not None:
         load_bars(tx, intraday, feed="day", symbol="A", adjusted=adjusted, interval="5minute")
         assert bars(tx, "day")[0][1] == "2024-01-02 09:35"
-    own = {"symbol": ["A"], "date": ["2024-01-02"], **prices, "Adj Close": [1.0]}  # as in a file: it is raw
-    assert load_bars(tx, own, feed="own", adjusted=adjusted).rows == 1
+    own = {"symbol": ["A"], "date": ["2024-01-02"], **prices}  # our own names: raw, if nothing is said
+    assert load_bars(tx, own, feed="own", adjusted=None if adjusted is None else False).rows == 1
 
 
 def test_adjusted_close_and_what_it_does(tx: Conn) -> None:
