@@ -77,11 +77,14 @@ def tick(conn: Conn, run: Run, n: int) -> None:
 
 
 class Ticking(threading.Thread):
-    """Ticks its run from bar to bar on a connection of its own, as any client would: again when told to."""
+    """Ticks its run from bar to bar on a connection of its own, as any client would: again when told to.
 
-    def __init__(self, dsn: str, run: Run) -> None:
+    The last quarter of the bars is left until `upgraded` is set; meanwhile the same tick is asked for again and again.
+    """
+
+    def __init__(self, dsn: str, run: Run, upgraded: threading.Event | None = None) -> None:
         super().__init__(daemon=True)
-        self.dsn, self.run_key = dsn, run
+        self.dsn, self.run_key, self.upgraded = dsn, run, upgraded
         self.done, self.again = 0, 0
         self.failure: BaseException | None = None
 
@@ -89,28 +92,33 @@ class Ticking(threading.Thread):
         try:
             with closing(connect(self.dsn)) as conn:
                 while self.done < BARS:
+                    waits = self.upgraded and self.done >= BARS * 3 // 4 and not self.upgraded.is_set()
                     try:
-                        tick(conn, self.run_key, self.done)
+                        tick(conn, self.run_key, self.done - 1 if waits else self.done)
                     except psycopg.Error as exc:
                         if not is_retryable(exc):
                             raise
                         self.again += 1
                         continue
-                    self.done += 1
+                    self.done += not waits
         except BaseException as exc:  # for the test to see
             self.failure = exc
 
 
 def upgraded_under_ticks(dsn: str, conn: Conn, folder: Path | None = None) -> list[Run]:
     runs = prepare(conn)
-    threads = [Ticking(dsn, run) for run in runs]
+    upgraded = threading.Event()
+    threads = [Ticking(dsn, run, upgraded) for run in runs]
     for thread in threads:
         thread.start()
     wait_until(lambda: all(thread.done > BARS // 10 or thread.failure for thread in threads), "all tick", 60)
     before = [thread.done for thread in threads]
-    with closing(connect(dsn)) as upgrader:
-        assert install.upgrade(upgrader, folder).changed
-    between = [thread.done for thread in threads]
+    try:
+        with closing(connect(dsn)) as upgrader:
+            assert install.upgrade(upgrader, folder).changed
+        between = [thread.done for thread in threads]
+    finally:
+        upgraded.set()
     for thread in threads:
         thread.join(120)
     assert [thread.failure for thread in threads] == [None] * SESSIONS
