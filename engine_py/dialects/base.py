@@ -7,6 +7,7 @@ keeps the parts of a bar and what it calls them; what a bar must be stays with c
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -149,10 +150,9 @@ class Bar(NamedTuple):
     adj_close: str = ""
 
 
-class Reader:
-    """The bars of one source as lines for COPY, and the problems found on the way.
+class Rows(ABC):
+    """The rows of one source as lines for COPY, and the problems found on the way; raws() says what its rows are.
 
-    A dialect says with raws() what its rows are and with bar() what one of them means; bar() may raise Bad or LeftOut.
     `takes`: the options that it heeds, beside those that all do.
     Numbers count from 1: lines of a text, candles of a JSON document, rows of a table; times `step` where a line holds
     several rows.
@@ -173,11 +173,8 @@ class Reader:
         if options.symbol is not None:
             check_symbol(options.symbol)
 
-    def raws(self) -> Iterator[tuple[int, Any]]:
-        raise NotImplementedError
-
-    def bar(self, raw: Any) -> Bar:
-        raise NotImplementedError
+    @abstractmethod
+    def raws(self) -> Iterator[tuple[int, Any]]: ...
 
     def copy_lines(self, base: int = 0) -> Iterator[str]:
         """`base` + line number and the fields in the order of `columns`, as Table.copy_lines has them."""
@@ -196,15 +193,9 @@ class Reader:
             yield f"{base + number},{','.join(texts)}\n"
         self.hint = hint_beside(self.hint, some)
 
+    @abstractmethod
     def texts(self, raw: Any) -> Sequence[str]:
         """The fields of a row, in the order of `columns`. Raises Bad or LeftOut."""
-        bar = self.bar(raw)
-        if self.options.only is not None and bar.symbol not in self.options.only:
-            raise LeftOut("symbol not asked for")
-        texts = _checked(bar, self.mapping)
-        if self._needs_adjusted and not bar.adj_close:
-            raise Bad("22P02", f"{self.mapping.get('adj_close', 'adj_close')} is empty")
-        return texts[: len(self.columns)]
 
     def note(self, number: int, bad: Bad) -> None:
         self.problem_count += 1
@@ -218,6 +209,22 @@ class Reader:
         except Bad as bad:
             joint = " " if bad.message.startswith(("is ", "has ")) else ": "
             raise type(bad)(bad.code, f"{name}{joint}{bad.message}", bad.hint) from None
+
+
+class Reader(Rows):
+    """Bars. A dialect says with bar() what one of its rows means; bar() may raise Bad or LeftOut."""
+
+    @abstractmethod
+    def bar(self, raw: Any) -> Bar: ...
+
+    def texts(self, raw: Any) -> Sequence[str]:
+        bar = self.bar(raw)
+        if self.options.only is not None and bar.symbol not in self.options.only:
+            raise LeftOut("symbol not asked for")
+        texts = _checked(bar, self.mapping)
+        if self._needs_adjusted and not bar.adj_close:
+            raise Bad("22P02", f"{self.mapping.get('adj_close', 'adj_close')} is empty")
+        return texts[: len(self.columns)]
 
 
 def _checked(bar: Bar, mapping: dict[str, str]) -> tuple[str, ...]:

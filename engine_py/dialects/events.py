@@ -6,13 +6,14 @@ What is read is what the words say clearly; a purpose that is not understood is 
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 from engine_py.csvfile import DATE, NUMBER, Bad, Column, check_time, shown, split_line
-from engine_py.dialects.base import LeftOut, Options, Reader, Source, escaped, symbol_of
+from engine_py.dialects.base import LeftOut, Options, Rows, Source, escaped, symbol_of
 from engine_py.dialects.nse import EQUITY, of_series, security
 from engine_py.dialects.times import DAY_MONTH_YEAR, Clock
 from engine_py.dialects.yahoo import day_of
@@ -29,7 +30,7 @@ class Action(NamedTuple):
     amount: Decimal | None = None
 
 
-class Events(Reader):
+class Events(Rows):
     """Rows of corporate_action; of one line up to `step`."""
 
     def __init__(self, source: Source, options: Options, columns: Sequence[Column]) -> None:
@@ -60,9 +61,9 @@ class Events(Reader):
             else:
                 yield from enumerate(found, number * self.step)
 
+    @abstractmethod
     def actions(self, number: int, fields: list[str]) -> list[tuple[str, str, Action]]:
         """Symbol, ex-date and action of each that a line holds. Raises Bad or LeftOut."""
-        raise NotImplementedError
 
     def texts(self, raw: Any) -> Sequence[str]:
         symbol, ex_date, action = raw
