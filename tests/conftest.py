@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from capsules import other, other_dsn  # noqa: F401  # fixtures
+from capsules import another_database, other, other_dsn  # noqa: F401  # fixtures
 from door import NO_API, Door, serving
 from helpers import superuser_only
 from live import start  # noqa: F401  # a fixture
@@ -198,18 +198,8 @@ def connect(dsn: str) -> Iterator[Callable[..., psycopg.Connection]]:
 
 @pytest.fixture(scope="session")
 def _shared(pg_server: Server, pg_template: NoopExecutor) -> Iterator[str]:
-    name = f"{pg_template.dbname}_shared"
-    janitor = DatabaseJanitor(
-        user=pg_server.user,
-        host=pg_server.host,
-        port=pg_server.port,
-        password=pg_server.password,
-        dbname=name,
-        template_dbname=pg_template.template_dbname,
-        maintenance_dbname=pg_server.maintenance_dbname,
-    )
-    with janitor:
-        yield pg_server.dsn_of(name)
+    with another_database(pg_server, pg_template, "shared") as dsn:
+        yield dsn
 
 
 @pytest.fixture
